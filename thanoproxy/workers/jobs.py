@@ -1,0 +1,162 @@
+"""What crosses the line between a front process and a worker: plain data, nothing else.
+
+A front sends requests, a worker answers with replies that carry the request's `job`.  Every struct is tagged, so one decoder reads
+a whole direction (`REQUEST`, `REPLY`).  Workers know nothing of SQL, sessions or sockets of clients; fronts know nothing of torch.
+
+    front                                   worker
+      Predict(job, artifact, images)  --->
+                                      <---   Predicted(job, classes, scores, failures)
+      Build(job, architecture, spool) --->
+                                      <---   Progress(job, …)  (once an epoch, and at least every 10 s)
+                                      <---   Built(job, artifact, …)
+      Cancel(job)                     --->
+                                      <---   Failed(job, sqlstate '57014', …)
+
+Structs are `msgspec.Struct`s: typed on decode, so a malformed frame is an error at the border and not an AttributeError inside.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Image = str | bytes | None
+"""One image as the row names it: a path or URL, the encoded bytes themselves, or NULL."""
+
+Tune = Literal["auto", "full", "head"]
+
+
+class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What BUILD and FIT may vary; None means the architecture's own recipe decides."""
+
+    epochs: int = 3
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    input_size: int | None = None
+    color: Literal["RGB", "GRAY"] = "RGB"
+    pretrained: bool = True
+    weights: str | None = None
+    tune: Tune = "auto"
+    seed: int = 0
+    augment: bool = True
+    validation_split: float = 0.2
+
+
+class Predict(msgspec.Struct, frozen=True, tag="predict"):
+    """Classify `images` with the model in `artifact` (its content hash); `bulk` requests yield to the others at batch boundaries."""
+
+    job: str
+    artifact: str
+    images: list[Image]
+    top_k: int = 1
+    batch_size: int | None = None
+    bulk: bool = True
+
+
+class Build(msgspec.Struct, frozen=True, tag="build"):
+    """Train `architecture` on the rows spooled in the file `spool` (see `thanoproxy.workers.spool`)."""
+
+    job: str
+    architecture: str
+    spool: str
+    options: TrainOptions
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Stop `job` at the next batch; unknown jobs are ignored, since a cancel may cross its reply."""
+
+    job: str
+
+
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Verify `artifact` and make it resident, so that the first row does not pay for it."""
+
+    job: str
+    artifact: str
+
+
+Request = Predict | Build | Cancel | Load
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An error as plain fields; `thanoproxy.errors.ThanoError.from_fields` makes the exception of it."""
+
+    sqlstate: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+    position: int | None = None
+    row: int | None = None
+
+
+class Predicted(msgspec.Struct, frozen=True, tag="predicted"):
+    """One entry per image, in order: the class indices and their probabilities, best first (`top_k` of them), or None for a NULL
+    image and for an image listed in `failures` (keyed by its index in the request)."""
+
+    job: str
+    classes: list[tuple[int, ...] | None]
+    scores: list[tuple[float, ...] | None]
+    failures: dict[int, Failure] = {}
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of thanosql.training_log."""
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far a BUILD is.  `images_total` counts over all epochs; `epoch` is set on the report that ends one."""
+
+    job: str
+    phase: Literal["queued", "loading", "features", "head", "training", "validating", "saving"]
+    images_done: int
+    images_total: int
+    images_per_second: float
+    loss: float | None = None
+    accuracy: float | None = None
+    seconds_left: float | None = None
+    epoch: Epoch | None = None
+
+
+class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
+    """A finished BUILD: the artifact is on disk, fsynced, and named by its content hash."""
+
+    job: str
+    artifact: str
+    architecture: str
+    classes: list[str]
+    images: int
+    metrics: dict[str, float | None]
+    options: dict[str, object]
+    size_bytes: int
+    seconds: float
+    log: list[Epoch]
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """The model is resident."""
+
+    job: str
+    classes: list[str]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The job is over and nothing of it is left."""
+
+    job: str
+    failure: Failure
+
+
+Reply = Predicted | Progress | Built | Loaded | Failed
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode
