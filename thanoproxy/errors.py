@@ -19,6 +19,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "DeviceOutOfMemory",
+    "DuplicateColumn",
     "FeatureNotSupported",
     "FileUnavailable",
     "InsufficientPrivilege",
@@ -157,6 +158,12 @@ class SyntaxProblem(ThanoError):
     """42601: a statement of ours that is malformed, or an option nobody knows."""
 
     sqlstate = "42601"
+
+
+class DuplicateColumn(ThanoError):
+    """42701: a column we would add has the name of one that is there."""
+
+    sqlstate = "42701"
 
 
 class UndefinedColumn(ThanoError):

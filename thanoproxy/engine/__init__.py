@@ -1,0 +1,1 @@
+"""The engine: torch, and nothing that knows of SQL, sockets or processes."""

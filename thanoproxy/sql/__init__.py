@@ -1,0 +1,1 @@
+"""Text in, plain data out: encodings, tokens, the clauses that our statements are made of.  Nothing here sends or waits."""

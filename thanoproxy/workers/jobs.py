@@ -17,12 +17,16 @@ Structs are `msgspec.Struct`s: typed on decode, so a malformed frame is an error
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-Image = str | bytes | None
-"""One image as the row names it: a path or URL, the encoded bytes themselves, or NULL."""
+if TYPE_CHECKING:
+    Image: TypeAlias = str | bytes | None
+    """One image as the row names it: a path or URL, the encoded bytes themselves, or NULL."""
+else:
+    # msgspec refuses the union of str and bytes because JSON cannot tell them apart; msgpack can.
+    Image = Any
 
 Tune = Literal["auto", "full", "head"]
 
@@ -44,7 +48,7 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predict(msgspec.Struct, frozen=True, tag="predict"):
-    """Classify `images` with the model in `artifact` (its content hash); `bulk` requests yield to the others at batch boundaries."""
+    """Classify `images` with the model in `artifact` (its content hash); `bulk` ones yield to the others at batch boundaries."""
 
     job: str
     artifact: str
@@ -52,6 +56,10 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
     top_k: int = 1
     batch_size: int | None = None
     bulk: bool = True
+
+    def __post_init__(self) -> None:
+        if not all(image is None or isinstance(image, (str, bytes)) for image in self.images):
+            raise TypeError("an image is text, bytes or NULL")
 
 
 class Build(msgspec.Struct, frozen=True, tag="build"):

@@ -7,10 +7,11 @@ cancelled the job, and the worker stops at its next batch.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from thanoproxy.workers import jobs
+from thanoproxy.workers.spool import SpoolWriter
 
 __all__ = ["Pool"]
 
@@ -24,11 +25,14 @@ class Pool(Protocol):
     async def close(self) -> None:
         """Stop them; jobs still running fail with `Canceled`."""
 
+    def new_spool(self) -> SpoolWriter:
+        """A spool for a `Build` of this pool, in a place that its workers can read and that does not outlive the pool."""
+
     async def load(self, request: jobs.Load) -> jobs.Loaded:
         """Verify an artifact and make it resident.  Raises `ArtifactCorrupt`."""
 
     async def predict(self, request: jobs.Predict) -> jobs.Predicted:
         """Predict one batch.  A row that fails is in `failures`; what fails the whole batch is raised."""
 
-    def build(self, request: jobs.Build) -> AsyncIterator[jobs.Progress | jobs.Built]:
+    def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         """Train: progress while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""

@@ -1,0 +1,121 @@
+"""A notebook without a browser: IPython's own shell, its cells, and what each cell printed."""
+
+from __future__ import annotations
+
+import atexit
+import io
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+VARIABLES = ("THANOSQL_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell that has run: its value, what it printed, and what it raised."""
+
+    value: Any
+    printed: str
+    error: BaseException | None
+
+
+class Notebook:
+    """Runs cells as Jupyter does."""
+
+    def __init__(self, shell: Any) -> None:  # IPython's shell, whose methods carry no types
+        self.shell = shell
+
+    def run(self, source: str, stdout: io.StringIO | None = None) -> Cell:
+        """Run one cell, whatever comes of it."""
+        output = io.StringIO() if stdout is None else stdout
+        with redirect_stdout(output), redirect_stderr(output):
+            result = self.shell.run_cell(source, store_history=True)
+        return Cell(result.result, output.getvalue(), result.error_before_exec or result.error_in_exec)
+
+    def ok(self, source: str) -> Cell:
+        """Run one cell that must not fail."""
+        cell = self.run(source)
+        assert cell.error is None, cell.printed
+        return cell
+
+    def __getitem__(self, name: str) -> Any:
+        """A variable of the notebook."""
+        return self.shell.user_ns[name]
+
+
+@pytest.fixture
+def blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+    """A new notebook with the extension loaded, that knows of no database."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    make: Any = InteractiveShell
+    shell = make(config=Config(HistoryManager={"enabled": False}))
+    notebook = Notebook(shell)
+    notebook.ok("%load_ext thanosql")
+    yield notebook
+    notebook.run("%unload_ext thanosql")
+    atexit.unregister(shell.atexit_operations)
+    shell.atexit_operations()
+
+
+@pytest.fixture
+def connect(blank: Notebook) -> Callable[[str], Notebook]:
+    """Connects the notebook to a URL."""
+
+    def connected(url: str) -> Notebook:
+        blank.ok(f"%thanosql {url}")
+        return blank
+
+    return connected
+
+
+@pytest.fixture
+def notebook(connect: Callable[[str], Notebook], empty_database: Any) -> Notebook:
+    """A notebook connected to a new, empty database."""
+    return connect(empty_database.url)
+
+
+@pytest.fixture
+def tutorial(proxy: Any) -> Any:
+    """A proxy with the tutorial's two tables, photos that differ in colour, and weights for ConvNeXt_Tiny in reach.
+
+    The weights are random, under the name and in the form of the real ones: what is tested is the cells, not the accuracy.
+    `proxy` has a `url`, and the folders `image_root` and `weights_root` that it was started with.
+    """
+    make_weights(proxy.weights_root / "convnext_tiny.safetensors")
+    with psycopg.connect(proxy.url, autocommit=True) as connection:
+        for table, each in (("cat_and_dog_train", 12), ("cat_and_dog_test", 4)):
+            connection.execute(f"CREATE TABLE {table} (image text, label text)")
+            for path, label in make_photos(proxy.image_root, table, each):
+                connection.execute(f"INSERT INTO {table} VALUES (%s, %s)", (path, label))
+    return proxy
+
+
+def make_photos(root: Path, folder: str, each: int) -> Iterator[tuple[str, str]]:
+    """Noise in two colours, as (path below the root, label)."""
+    from PIL import Image
+
+    (root / folder).mkdir()
+    for label, colour in (("cat", (220, 120, 40)), ("dog", (40, 90, 200))):
+        for number in range(each):
+            photo = Image.blend(Image.effect_noise((64, 64), 60).convert("RGB"), Image.new("RGB", (64, 64), colour), 0.6)
+            photo.save(root / folder / f"{label}.{number}.png")
+            yield f"{folder}/{label}.{number}.png", label
+
+
+def make_weights(file: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.models import convnext_tiny
+
+    torch.manual_seed(0)
+    save_file(convnext_tiny(weights=None).state_dict(), file)

@@ -1,0 +1,309 @@
+"""Every setting, with its default, its bounds and what it means.
+
+Flags win over the environment (`THANOPROXY_<SECTION>__<NAME>`), the environment over the TOML file, the file over the defaults.
+Lists of folders are TOML lists; in the environment they are separated as in PATH.  Relative paths count from the working folder.
+A wrong setting is a `ConfigurationError` whose message is one line that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from thanoproxy.errors import ConfigurationError
+
+__all__ = ["Address", "Artifacts", "Images", "Server", "Settings", "Upstream", "Weights", "Workers", "data_directory", "load"]
+
+PREFIX = "THANOPROXY_"
+NESTED = "__"
+
+
+def data_directory() -> Path:
+    """Where what we keep lies unless told otherwise: /var/lib/thanoproxy as root, else $XDG_DATA_HOME/thanoproxy."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/thanoproxy")
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "thanoproxy"
+
+
+def _separated(value: object) -> object:
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+Folders = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_separated)]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused, so that a typing error does not pass for a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Server(Section):
+    """Where clients connect."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 or :: for every interface")
+    port: int = Field(default=7432, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    fronts: int = Field(default=1, ge=1, le=64, description="front processes that share the port")
+    login_timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds a client may take to log in")
+
+
+@dataclass(frozen=True)
+class Address:
+    """An upstream URL taken apart.  Where the server is reached by a unix socket, `socket_directory` is set and `host` is empty."""
+
+    host: str
+    port: int
+    socket_directory: Path | None
+    user: str | None
+    password: str | None
+    database: str | None
+    options: Mapping[str, str]
+
+    @property
+    def socket_path(self) -> Path | None:
+        """The unix socket itself, named as PostgreSQL names it."""
+        return None if self.socket_directory is None else self.socket_directory / f".s.PGSQL.{self.port}"
+
+
+def parse_url(url: str) -> Address:
+    """The parts of a libpq connection URL that names one host.
+
+    https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-CONNSTRING-URIS; a host that begins with a slash is the folder of a
+    unix socket.  Raises `ValueError`, whose text never repeats the URL, since that may hold a password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("should begin with postgresql://")
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    place = parts.netloc.rpartition("@")[2]
+    if "," in place or "," in options.get("host", ""):
+        raise ValueError("should name one host")
+    bracketed = place.startswith("[")
+    name, _, digits = (place[1:].partition("]")[0], "", place.rpartition("]:")[2]) if bracketed else place.partition(":")
+    if bracketed and "]:" not in place:
+        digits = ""
+    host = options.pop("host", "") or unquote(name) or "127.0.0.1"
+    port = options.pop("port", "") or digits or "5432"
+    if not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError("should have a port between 1 and 65535")
+    socket = Path(host) if host.startswith("/") else None
+    return Address(
+        host="" if socket else host,
+        port=int(port),
+        socket_directory=socket,
+        user=options.pop("user", "") or unquote(parts.username or "") or None,
+        password=options.pop("password", "") or unquote(parts.password or "") or None,
+        database=options.pop("dbname", "") or unquote(parts.path.lstrip("/")) or None,
+        options=options,
+    )
+
+
+class Upstream(Section):
+    """The PostgreSQL behind us: one that runs already (`url`), or one of our own (`embedded`)."""
+
+    url: str | None = Field(
+        default=None, repr=False, description="postgresql://user:password@host:port/database; its role also writes thanosql.jobs"
+    )
+    embedded: Folder | None = Field(default=None, description="folder of a PostgreSQL that we start ourselves, in place of url")
+
+    @field_validator("url")
+    @classmethod
+    def _whole(cls, url: str | None) -> str | None:
+        if url is not None:
+            parse_url(url)
+        return url
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.url is not None and self.embedded is not None:
+            raise ValueError("url and embedded exclude each other")
+        return self
+
+    @property
+    def address(self) -> Address:
+        """`url` taken apart.  Raises `ConfigurationError` where there is none."""
+        return parse_url(self.required_url)
+
+    @property
+    def required_url(self) -> str:
+        """`url`.  Raises `ConfigurationError` where there is none."""
+        if self.url is None:
+            raise ConfigurationError("upstream.url is not set: give --upstream postgresql://…, or --embedded")
+        return self.url
+
+
+class Images(Section):
+    """Where image files may lie, and how large one may be."""
+
+    roots: Folders = Field(
+        default=(), description="folders that image paths are looked up in, in this order; no other file is read"
+    )
+    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=2**31 - 1, description="largest encoded image, in bytes")
+    max_pixels: int = Field(default=64_000_000, ge=1024, le=2**31 - 1, description="largest decoded image, in pixels")
+
+
+class Weights(Section):
+    """Where pretrained weights come from."""
+
+    roots: Folders = Field(default=(), description="folders that OPTIONS (weights='…') and pretrained weights are looked up in")
+    download: bool = Field(default=False, description="whether pretrained weights that are nowhere else may be downloaded")
+
+
+def _artifact_url() -> str:
+    return (data_directory() / "artifacts").as_uri()
+
+
+class Artifacts(Section):
+    """Where the weights of built models are kept."""
+
+    url: str = Field(default_factory=_artifact_url, description="file:///folder that holds the weights of built models")
+
+    @field_validator("url")
+    @classmethod
+    def _file(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise ValueError("should be file:///folder")
+        return url
+
+    @property
+    def folder(self) -> Path:
+        """The folder that `url` names."""
+        return Path(unquote(urlsplit(self.url).path))
+
+
+class Workers(Section):
+    """The processes that run the models."""
+
+    pool: Literal["local", "inline", "ray"] = Field(
+        default="local", description="local: one process a device; inline: a thread, for tests"
+    )
+    devices: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$",
+        description="auto: every GPU, else the CPU; cpu; or a list such as cuda:0,cuda:1",
+    )
+    threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of each worker; 0 lets it choose")
+
+
+class Settings(BaseSettings):
+    """All of them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, validate_default=True
+    )
+
+    server: Server = Server()
+    upstream: Upstream = Upstream()
+    images: Images = Images()
+    weights: Weights = Weights()
+    artifacts: Artifacts = Field(default_factory=Artifacts)
+    workers: Workers = Workers()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+
+def load(file: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """The settings of this process; `flags` holds sections of settings as given on the command line.
+
+    `file` is the TOML file, by default the one that THANOPROXY_CONFIG names, if it names one.
+    Raises `ConfigurationError` with one line that names the setting.
+    """
+    named = os.environ.get(PREFIX + "CONFIG")
+    written = _read(file or (Path(named) if named else None))
+    _refuse_unknown_sections(os.environ)
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **more: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, EnvSettingsSource(settings_cls), InitSettingsSource(settings_cls, written)
+
+    try:
+        found = Layered.model_validate(_exclusive(flags or {}))
+    except (ValidationError, SettingsError) as error:
+        raise ConfigurationError(_one_line(error)) from None
+    # A class made in a function cannot be sent to another process; its sections can.
+    return Settings.model_construct(**{name: getattr(found, name) for name in Settings.model_fields})
+
+
+def _exclusive(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`flags`, where one kind of upstream also unsets the other kind, wherever that came from."""
+    sections = {name: dict(section) for name, section in flags.items()}
+    upstream = sections.get("upstream", {})
+    for given, other in (("url", "embedded"), ("embedded", "url")):
+        if upstream.get(given) is not None:
+            upstream.setdefault(other, None)
+    return sections
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the configuration file {file}: {error.strerror}") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigurationError(f"the configuration file {file} is not valid TOML: {error}") from None
+
+
+def _refuse_unknown_sections(environment: Mapping[str, str]) -> None:
+    for name in environment:
+        if name.upper().startswith(PREFIX) and NESTED in name:
+            section = name[len(PREFIX) :].split(NESTED)[0].lower()
+            if section not in Settings.model_fields:
+                raise ConfigurationError(f"{name}: there is no section {section!r} (there are: {', '.join(Settings.model_fields)})")
+
+
+def _one_line(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, SettingsError):
+        return str(error).splitlines()[0]
+    first, *more = error.errors(include_url=False, include_context=False)
+    name = ".".join(str(part) for part in first["loc"]) or "settings"
+    message = first["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such setting")
+    secret = name in ("upstream", "upstream.url") or first["type"] == "extra_forbidden"
+    given = "" if secret else f" (given: {first['input']!r})"
+    rest = f"; and {len(more)} more" if more else ""
+    return f"{name}: {message[:1].lower()}{message[1:]}{given}{rest}"

@@ -1,0 +1,76 @@
+"""What the engine computes on, and how it computes best there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from thanoproxy.errors import ConfigurationError
+
+__all__ = ["Device", "choose", "is_out_of_memory"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device with the number formats that suit it.
+
+    `predict_batch` is the most images predicted at once when nobody has said otherwise; `threads` is how many cores torch may use.
+    """
+
+    device: torch.device
+    predict_dtype: torch.dtype
+    predict_batch: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return str(self.device)
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def use_threads(self) -> None:
+        """Let torch use `threads` cores from the calling thread.
+
+        OpenMP keeps that number for each thread, but MKL one for all, so the thread that computes calls this last.
+        """
+        torch.set_num_threads(self.threads)
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read afterwards is right."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+
+    def release(self) -> None:
+        """Give cached memory back, after an out-of-memory error or an eviction."""
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def choose(name: str = "auto", threads: int | None = None) -> Device:
+    """The device called `name`: 'auto' (the first CUDA device, or else the CPU), 'cpu', 'cuda' or 'cuda:1'.
+
+    Raises `ConfigurationError` for one that is not there.
+    """
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    threads = threads or len(os.sched_getaffinity(0))
+    if name == "cpu":
+        # bf16 is emulated on CPUs without AMX, and slower than fp32.  A larger batch is no faster there, and makes others
+        # wait longer.
+        return Device(torch.device("cpu"), torch.float32, 16, threads)
+    device = torch.device(name)
+    index = device.index or 0
+    if device.type != "cuda" or not torch.cuda.is_available() or index >= torch.cuda.device_count():
+        raise ConfigurationError(f"there is no device {name!r}", hint="Use 'auto', 'cpu' or 'cuda:0'.")
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    return Device(torch.device("cuda", index), torch.bfloat16, 256, threads)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether `error` says that a tensor found no memory; for the CPU torch has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,25 @@
+"""How this process keeps its memory.  Imports no torch, because it has to come first."""
+
+from __future__ import annotations
+
+import ctypes
+
+__all__ = ["keep_freed_memory"]
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors instead of giving it back to the system.
+
+    An activation of a few megabytes would otherwise be mapped and unmapped for every layer, and the page faults cost more
+    than the convolution: 50 against 190 images/s (MobileNetV2, batch 32, 2 cores).  One arena, because tensors of the device
+    thread above 64 MB find no place in the arenas of other threads; that holds for arenas made later, so this must come
+    before the first thread.  Only glibc has these; elsewhere nothing changes.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(arena_max, 1)

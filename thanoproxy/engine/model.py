@@ -1,0 +1,99 @@
+"""A model ready to predict, and its two crossings: into an artifact and out of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from thanoproxy.catalog.artifacts import ArtifactStore, Manifest, Saved
+from thanoproxy.engine.device import Device
+from thanoproxy.errors import ArtifactCorrupt, ThanoError
+from thanoproxy.models import registry
+from thanoproxy.models.architecture import Architecture
+from thanoproxy.models.preprocessing import Preprocessing
+
+__all__ = ["Model", "load_model", "read_preprocessing", "save_model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode on its device, with what its manifest says of it."""
+
+    network: nn.Module
+    classes: list[str]
+    preprocessing: Preprocessing
+    device: Device
+    size_bytes: int
+
+
+def save_model(
+    store: ArtifactStore,
+    network: nn.Module,
+    architecture: Architecture,
+    *,
+    classes: list[str],
+    preprocessing: Preprocessing,
+    metrics: dict[str, float | None],
+    options: dict[str, object],
+) -> Saved:
+    """Write a trained network as an artifact: fp32, with torchvision's names."""
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
+    return store.save(
+        save_safetensors(tensors),
+        architecture=architecture.name,
+        classes=classes,
+        preprocessing=msgspec.to_builtins(preprocessing),
+        metrics=metrics,
+        options=options,
+        software={"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
+    )
+
+
+def read_preprocessing(identity: str, manifest: Manifest) -> Preprocessing:
+    """How this artifact's images are prepared.  Raises `ArtifactCorrupt`."""
+    try:
+        return msgspec.convert(manifest.preprocessing, Preprocessing)
+    except msgspec.ValidationError as error:
+        raise ArtifactCorrupt(f"model artifact {identity[:12]}… has no usable preprocessing", detail=str(error)) from error
+
+
+def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
+    """Read, verify and place artifact `identity` on `device`.  Raises `ArtifactCorrupt`."""
+    manifest = store.manifest(identity)
+    preprocessing = read_preprocessing(identity, manifest)
+    data = store.weights(identity, manifest)
+    try:
+        architecture = registry.lookup(manifest.architecture).load()
+        network = architecture.make(len(manifest.classes), pretrained=True)
+        network.load_state_dict(load_safetensors(data))
+    except (SafetensorError, RuntimeError, ThanoError) as error:
+        # Its hash is right, so it was written so: by another version of this program, or of torchvision.
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
+    network = fold_batch_norm(network.eval()).requires_grad_(False)
+    network.to(device.device, device.predict_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(network, manifest.classes, preprocessing, device, len(data))
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """Fold each BatchNorm into the convolution before it: the same function with a layer less, in place.
+
+    Holds where a Sequential has the two next to each other, as torchvision's blocks do.
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for at in range(len(module) - 1):
+            convolution, norm = module[at], module[at + 1]
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module[at] = fuse_conv_bn_eval(convolution, norm)
+                module[at + 1] = nn.Identity()
+    return network

@@ -1,0 +1,145 @@
+"""Opening a file below a root, and never anything else.
+
+The walk holds one descriptor per folder it is in and opens each component relative to the last one with O_NOFOLLOW, so no
+rename or link made in between can lead it elsewhere.  `..` goes back to the descriptor it came from (never to the kernel's `..`,
+which a rename could have moved), and not above the root.  Links are resolved by the walk itself: a relative link may stay below the
+root, an absolute one or one that climbs out ends the walk.  What openat2(RESOLVE_BENEATH) does in the kernel, without needing
+Linux 5.6.
+
+Nothing outside of the roots is ever touched, so neither an error nor its timing can tell what exists there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from thanoproxy.errors import WorkerFailure
+
+__all__ = ["NotBeneath", "Roots"]
+
+MAX_LINKS = 40  # as the kernel's own limit (path_resolution(7))
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not wait for its writer; it has no effect on the regular files that pass the check.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the process's own trouble, not the path's
+
+
+class NotBeneath(Exception):
+    """There is no such regular file below the roots, or it may not be read.  It says no more on purpose."""
+
+
+class Roots:
+    """Folders that files may be opened in.  A root that does not exist holds nothing."""
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        self._roots = tuple(_Root(root) for root in roots)
+
+    def open(self, name: str) -> int:
+        """A descriptor of the regular file `name`, which the caller closes.
+
+        A relative name is looked up below each root in turn; an absolute one below the roots it lies in by its text.
+        Raises `NotBeneath`; `WorkerFailure` where this process has run out of descriptors.
+        """
+        if not name or "\0" in name:
+            raise NotBeneath
+        for root in self._roots:
+            inside = root.relative(name)
+            if inside is None:
+                continue
+            try:
+                return root.open(inside)
+            except (NotBeneath, UnicodeError):
+                continue
+            except OSError as error:
+                if error.errno in _OURS:
+                    raise WorkerFailure("the worker cannot open more files", detail=os.strerror(error.errno)) from error
+        raise NotBeneath
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The file's bytes, at most `limit` + 1 of them, so that the caller sees when there are more."""
+        with os.fdopen(self.open(name), "rb", buffering=0) as file:
+            return read_at_most(file.fileno(), limit + 1)
+
+
+def read_at_most(descriptor: int, limit: int) -> bytes:
+    """Up to `limit` bytes from the descriptor's position."""
+    size = min(os.fstat(descriptor).st_size, limit)
+    data = os.read(descriptor, size)
+    if len(data) == size:
+        return data
+    parts = [data]
+    left = size - len(data)
+    while left and (part := os.read(descriptor, left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+class _Root:
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        real = os.path.realpath(path)
+        self._prefixes = tuple(dict.fromkeys((self.path, real)))
+
+    def relative(self, name: str) -> str | None:
+        """`name` as it is below this root, or None if it is an absolute path that is not."""
+        if not name.startswith("/"):
+            return name
+        for prefix in self._prefixes:
+            if name.startswith(prefix.rstrip("/") + "/"):
+                return name[len(prefix.rstrip("/")) + 1 :]
+        return None
+
+    def open(self, name: str) -> int:
+        # The root itself is the operator's and may be a link; everything below it is walked.
+        stack = [os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+        try:
+            return _walk(stack, name)
+        finally:
+            for descriptor in stack:
+                os.close(descriptor)
+
+
+def _walk(stack: list[int], name: str) -> int:
+    """Open `name` relative to the folder on top of `stack`, pushing the folders entered; the first is the root."""
+    pending = _components(name)
+    if name.endswith("/"):
+        raise NotBeneath
+    links = 0
+    while pending:
+        part = pending.pop(0)
+        if part == "..":
+            if len(stack) == 1:
+                raise NotBeneath
+            os.close(stack.pop())
+            continue
+        try:
+            if pending:
+                stack.append(os.open(part, _FOLDER, dir_fd=stack[-1]))
+                continue
+            return _regular(os.open(part, _FILE, dir_fd=stack[-1]))
+        except OSError as error:
+            # A link is ELOOP with O_NOFOLLOW alone, and ENOTDIR where O_DIRECTORY is asked for as well.
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+        target = os.readlink(part, dir_fd=stack[-1])  # EINVAL for what is no link
+        links += 1
+        if target.startswith("/") or links > MAX_LINKS:
+            raise NotBeneath
+        pending[:0] = _components(target)
+    raise NotBeneath  # the name was nothing but dots
+
+
+def _components(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def _regular(descriptor: int) -> int:
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise NotBeneath

@@ -1,0 +1,45 @@
+"""Images in files below the image roots, named by a path (a `file:` URL is a path too)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Self
+from urllib.parse import unquote
+
+from thanoproxy.errors import FileUnavailable
+from thanoproxy.images.beneath import NotBeneath, Roots
+from thanoproxy.images.source import MAX_BYTES, Source, shown
+
+__all__ = ["LocalPath"]
+
+# Two letters at least, so that `C:/photos/1.jpg` is a (missing) path and no URL of scheme "c".
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class LocalPath(Source):
+    """Files of the machine the worker runs on.  What is missing and what lies outside of the roots look the same."""
+
+    def __init__(self, image_roots: Sequence[str]) -> None:
+        self._roots = Roots(image_roots)
+        self._any = bool(image_roots)
+
+    @classmethod
+    def open(cls, image_roots: Sequence[str]) -> Self:
+        return cls(image_roots)
+
+    def claims(self, image: str | bytes) -> bool:
+        return isinstance(image, str) and (image.startswith("file:///") or not _URL.match(image))
+
+    def read(self, image: str | bytes) -> bytes:
+        assert isinstance(image, str), "claimed"
+        name = unquote(image[7:]) if image.startswith("file:///") else image
+        try:
+            return self._roots.read(name, MAX_BYTES)
+        except NotBeneath:
+            raise FileUnavailable(f"image file {shown(image)} is not available", hint=self._hint()) from None
+
+    def _hint(self) -> str:
+        if not self._any:
+            return "No image root is configured: start the proxy with --image-root DIR."
+        return "Paths are looked up below the image roots (--image-root DIR); files elsewhere cannot be used."

@@ -1,0 +1,62 @@
+"""What every place that images come from can do, and the choice among them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+from thanoproxy.errors import FeatureNotSupported, InvalidImage
+
+__all__ = ["MAX_BYTES", "Source", "Sources", "shown"]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""The largest encoded image that is read, in bytes."""
+
+
+class Source(ABC):
+    """One kind of place: a folder tree, a column of bytes, a kind of URL."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, image_roots: Sequence[str]) -> Self:
+        """The source as an operator has configured it."""
+
+    @abstractmethod
+    def claims(self, image: str | bytes) -> bool:
+        """Whether this source is the one to read `image`.  Must not touch the place itself."""
+
+    @abstractmethod
+    def read(self, image: str | bytes) -> bytes:
+        """The encoded image, at most `MAX_BYTES` long.  Raises `FileUnavailable` or `InvalidImage`."""
+
+
+class Sources:
+    """The configured sources, in order."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = tuple(sources)
+
+    def read(self, image: str | bytes) -> bytes:
+        """The encoded bytes of `image`.  Raises `FileUnavailable`, `InvalidImage` (empty or too large) or `FeatureNotSupported`."""
+        for source in self._sources:
+            if source.claims(image):
+                data = source.read(image)
+                break
+        else:
+            raise FeatureNotSupported(
+                f"images cannot be read from {shown(image)}",
+                hint="Give a path below an image root, a bytea column with the image itself, or a data: URL.",
+            )
+        if not data:
+            raise InvalidImage(f"image {shown(image)} is empty")
+        if len(data) > MAX_BYTES:
+            raise InvalidImage(f"image {shown(image)} is larger than {MAX_BYTES // (1024 * 1024)} MB")
+        return data
+
+
+def shown(image: str | bytes) -> str:
+    """`image` as an error message may show it: quoted and cut short; bytes only by their length."""
+    if isinstance(image, bytes):
+        return f"(bytea of {len(image)} bytes)"
+    return f'"{image}"' if len(image) <= 200 else f'"{image[:200]}…"'

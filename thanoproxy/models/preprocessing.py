@@ -1,0 +1,79 @@
+"""From decoded pixels to what a network takes, the same in training and in prediction.
+
+    decoded (3, h, w)  --scale-->  scaled (3, h', w'), short side `resize`  --crop-->  (3, crop, crop)  --normalize-->  float
+
+All but the last step is uint8 and is done on loader threads; the last is done a batch at a time on the device.  An artifact's
+manifest carries the `Preprocessing` it was trained with.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import torch
+from torch.nn import functional
+
+__all__ = ["MAX_ASPECT", "Preprocessing", "center_crop", "normalize", "scale"]
+
+MAX_ASPECT = 4
+"""An image longer than this many times its short side is cut to its middle before it is scaled, so that a sliver of 1x60000
+pixels does not become gigabytes.  The square in the middle, which is what a network sees, is not touched by that."""
+
+
+class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image becomes a network's input.  Sizes in pixels; mean and std of channels in 0..1."""
+
+    resize: int
+    crop: int
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    color: Literal["RGB", "GRAY"] = "RGB"
+
+
+def scale(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """uint8 (3, h, w) -> uint8 with the short side `resize` long, antialiased, the aspect kept; GRAY as three equal channels."""
+    if preprocessing.color == "GRAY":
+        pixels = _grey(pixels)
+    pixels = _cut_to_aspect(pixels)
+    height, width = pixels.shape[-2:]
+    size = [preprocessing.resize * side // min(height, width) for side in (height, width)]
+    if size == [height, width]:
+        return pixels
+    return functional.interpolate(pixels[None], size, mode=preprocessing.interpolation, antialias=True)[0]
+
+
+def center_crop(scaled: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """The square of side `crop` in the middle, as torchvision's CenterCrop cuts it."""
+    height, width = scaled.shape[-2:]
+    crop = preprocessing.crop
+    top, left = round((height - crop) / 2), round((width - crop) / 2)
+    return scaled[:, top : top + crop, left : left + crop].contiguous()
+
+
+def normalize(batch: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
+    """uint8 (n, 3, crop, crop) -> `dtype`, zero mean and unit deviation per channel, channels last, on the batch's own device."""
+    mean = torch.tensor(preprocessing.mean, device=batch.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=batch.device).view(1, 3, 1, 1) * 255
+    floats = batch.to(torch.float32, memory_format=torch.channels_last)
+    return floats.sub_(mean).div_(std).to(dtype)
+
+
+def _grey(pixels: torch.Tensor) -> torch.Tensor:
+    # The weights of ITU-R 601, as Pillow and torchvision use them.
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    grey = (pixels.to(torch.float32) * weights).sum(0, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
+    return grey.expand(3, -1, -1)
+
+
+def _cut_to_aspect(pixels: torch.Tensor) -> torch.Tensor:
+    height, width = pixels.shape[-2:]
+    longest = min(height, width) * MAX_ASPECT
+    if width > longest:
+        left = (width - longest) // 2
+        return pixels[:, :, left : left + longest]
+    if height > longest:
+        top = (height - longest) // 2
+        return pixels[:, top : top + longest]
+    return pixels

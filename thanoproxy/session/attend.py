@@ -1,0 +1,468 @@
+"""The state machine of a session that has a statement of ours in flight.
+
+Most of the time a session is a relay (`thanoproxy.session.relay`): bytes in, bytes out.  When the walk over the client's bytes stops
+at a message that may be ours, the relay hands both directions to an `Attendant`, which treats messages one by one until nothing of
+ours is left in flight, and then hands them back.
+
+The pieces
+    inbox       the client's messages, taken in order by one task (`run`); a message is handled to its end before the next is looked at
+    exchange    the server's messages, disposed of as they come by the queue of replies still owed (`thanoproxy.wire.pipeline`)
+    statements  prepared statements of ours by the client's name; portals likewise, until the transaction ends
+
+The rules
+    1. Nothing of the client's goes upstream between our Execute and the last row of its answer.
+    2. Waiting is done with Flush, never Sync: only the client's own Sync may commit.
+    3. ReadyForQuery and the status in it are always the server's own.
+    4. A failure of ours is told to the client, then the server is made to fail as well, and from there to the client's Sync both
+       sides discard (`pipeline.skipping`): its transaction ends as ours did.
+    5. A lone statement of ours in a simple Query runs through the extended protocol, which is the same to the client and can fail
+       before it commits; a string of several statements stays one Query (`thanoproxy.session.script`).
+    6. A cancel is bound to the statement in progress (`Stop`), so a late one hits nothing.
+
+Given up: a BUILD or PREDICT whose client half-closes its connection is stopped, though PostgreSQL would finish a query; we cannot
+tell it from a client that went away, and hours of training for nobody are the worse mistake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from thanoproxy.catalog import store
+from thanoproxy.catalog.quote import literal
+from thanoproxy.errors import ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.session.exchange import PRIVATE, Exchange
+from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
+from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats
+from thanoproxy.session.retag import retag
+from thanoproxy.session.script import run_script
+from thanoproxy.session.services import Services
+from thanoproxy.statements import Part
+from thanoproxy.statements.shapes import Collect, Decorate, Rewrite, Shape
+from thanoproxy.wire import messages
+from thanoproxy.wire.framing import HEADER
+from thanoproxy.wire.messages import ErrorFields
+from thanoproxy.wire.pipeline import REPLY_ENDS, Forward, Ready, SegmentFailed, Segment, UpstreamError
+
+__all__ = ["Attendant"]
+
+_INBOX_LIMIT = 1 << 20
+_IDLE = ord("I")
+
+
+class ClientGone(Exception):
+    """The client closed its side while a message of its was being attended to."""
+
+
+class Attendant:
+    """Attends to one session's messages while anything of ours is in flight on it."""
+
+    def __init__(
+        self, exchange: Exchange, services: Services, identity: Identity, stop: Stop, read: Callable[[bytes], list[Part] | None]
+    ) -> None:
+        self.exchange = exchange
+        self.services = services
+        self.identity = identity
+        self.stop = stop
+        self.statements: dict[bytes, StatementOfOurs] = {}
+        self.portals: dict[bytes, PortalOfOurs] = {}
+        self.inbox = bytearray()
+        self.eof = False
+        self.observe: Callable[[int, bytes], None] = lambda _kind, _frame: None
+        self._read = read
+        self._synced = True
+        self._waiting: asyncio.Future[None] | None = None
+        self._handlers: dict[int, Callable[[bytes], Awaitable[None]]] = {
+            ord("Q"): self._query,
+            ord("P"): self._parse,
+            ord("B"): self._bind,
+            ord("D"): self._describe,
+            ord("E"): self._execute,
+            ord("C"): self._close,
+            ord("S"): self._sync,
+            ord("H"): self._plain,
+            ord("F"): self._function_call,
+        }
+        exchange.watch = self._watch
+
+    # Bytes in.
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self.inbox += data
+        if len(self.inbox) > _INBOX_LIMIT and not self._waiting:
+            self.exchange.client.hold("inbox")
+        self.wake()
+
+    def ended(self) -> None:
+        """The client closed its side; what it sent before is still attended to."""
+        self.eof = True
+        self.stop("the client's end of the connection")
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed that `run` may be waiting for."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def begin(self, owed_ready: bytes, unsynced: int, closes: int, failed: bool) -> None:
+        """Take over from the relay: expect what it had sent and not seen answered."""
+        pipeline = self.exchange.pipeline
+        for kind in owed_ready:
+            if kind != ord("c"):
+                pipeline.expect(Ready(self.exchange.client.write, sync=kind == ord("S")))
+        if pipeline.status == _IDLE and not unsynced and not owed_ready:
+            self.portals.clear()
+        if unsynced and failed:
+            pipeline.skipping = True
+        elif unsynced:
+            # A Close that nobody else sent marks where the replies to unseen messages end.
+            pipeline.expect(Segment(closes, self.exchange.client.write))
+            self.exchange.send(messages.close(b"S", PRIVATE) + messages.FLUSH)
+        self._synced = not unsynced
+
+    # The client's messages, one by one.
+
+    async def run(self) -> None:
+        """Attend until nothing of ours is in flight.  Raises `ClientGone` when the client went away meanwhile."""
+        while (frame := await self._next()) is not None:
+            kind = frame[0]
+            if kind == ord("X"):
+                raise ClientGone
+            if self.exchange.pipeline.skipping and kind != ord("S"):
+                continue
+            self._synced = kind in b"QS"
+            try:
+                await self._handlers.get(kind, self._plain)(frame)
+            except SegmentFailed:
+                continue
+            except UpstreamError as problem:
+                self.exchange.refuse(self._translated(problem.fields, None))
+            except ThanoError as problem:
+                await self._fail(problem)
+
+    async def _next(self) -> bytes | None:
+        """The client's next message; None once the relay can take over again."""
+        while True:
+            if len(self.inbox) >= 5:
+                _, length = HEADER.unpack_from(self.inbox)
+                if length < 4:
+                    raise ClientGone
+                if len(self.inbox) > length:
+                    frame = bytes(self.inbox[: length + 1])
+                    del self.inbox[: length + 1]
+                    if len(self.inbox) < _INBOX_LIMIT:
+                        self.exchange.client.release("inbox")
+                    return frame
+            if self._synced and not self.exchange.pipeline.queue:
+                return None
+            if self.eof and not self.exchange.pipeline.queue:
+                raise ClientGone
+            self.exchange.client.release("inbox")
+            self._waiting = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+
+    async def copy_in(self) -> None:
+        """Relay the client's COPY data up to its end."""
+        while (frame := await self._next()) is not None:
+            self.exchange.send(frame)
+            if frame[0] in b"cf":
+                return
+
+    async def _plain(self, frame: bytes) -> None:
+        """Flush, and what belongs to a COPY: nothing is owed for it."""
+        self.exchange.send(frame)
+
+    async def _sync(self, frame: bytes) -> None:
+        self.exchange.sync()
+
+    async def _function_call(self, frame: bytes) -> None:
+        self.exchange.pipeline.expect(Ready(self.exchange.client.write, sync=False))
+        self.exchange.send(frame)
+
+    async def _query(self, frame: bytes) -> None:
+        """A simple Query: it destroys the unnamed statement and portal, whatever it says."""
+        self.statements.pop(b"", None)
+        self.portals.pop(b"", None)
+        await self._settled()
+        try:
+            parts = self._read(frame[5:-1])
+        except ThanoError as problem:
+            await self._fail(problem)
+            self.exchange.sync()
+            return
+        if parts is None:
+            self.exchange.pipeline.expect(Ready(self.exchange.client.write, sync=False))
+            self.exchange.send(frame)
+        elif len(parts) == 1 and parts[0].shape is not None:
+            await self._lone(parts[0].shape)
+        else:
+            await run_script(self, frame[5:-1].decode(self.exchange.codec), parts)
+
+    async def _parse(self, frame: bytes) -> None:
+        try:
+            parse = messages.read_parse(frame[5:])
+        except ProtocolViolation:
+            self._forward(frame)  # the server says what is wrong with it
+            return
+        parts = self._read(parse.text)
+        if parts is None:
+            self._forward(frame, lambda: self.statements.pop(parse.name, None))
+            return
+        if len(parts) > 1 or parts[0].shape is None:
+            raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
+        ours = StatementOfOurs(parts[0].shape, self.exchange.codec)
+        await self._check_model(parts[0].shape)
+        self._forward(
+            messages.parse(messages.Parse(parse.name, ours.text, parse.types)),
+            lambda: self.statements.__setitem__(parse.name, ours),
+            source=ours,
+        )
+
+    async def _bind(self, frame: bytes) -> None:
+        try:
+            bind = messages.read_bind(frame[5:])
+        except ProtocolViolation:
+            self._forward(frame)
+            return
+        ours = await self._ours(bind.statement)
+        if ours is None:
+            self._forward(frame, lambda: self.portals.pop(bind.portal, None))
+            return
+        if not isinstance(ours.shape, Rewrite):
+            await self._describe_inner(ours, bind.statement)
+        formats = bind_formats(ours, bind.result_formats)
+        portal = PortalOfOurs(ours, bind.result_formats)
+        portal.inner = _with_formats(ours, formats)
+        self._forward(
+            messages.bind(messages.Bind(bind.portal, bind.statement, bind.parameters, formats)),
+            lambda: self.portals.__setitem__(bind.portal, portal),
+            source=ours,
+        )
+
+    async def _describe(self, frame: bytes) -> None:
+        kind, name = frame[5:6], frame[6:-1]
+        ours, formats = None, tuple[int, ...]()
+        if kind == b"S":
+            ours = await self._ours(name)
+        elif name in self.portals:
+            ours, formats = self.portals[name].statement, self.portals[name].formats
+        if ours is None or isinstance(ours.shape, Rewrite):
+            self._forward(frame, source=ours)
+            return
+        await self._describe_inner(ours, name if kind == b"S" else None)
+        described, shown = ours, formats
+
+        def rewrite(reply: int, answer: bytes) -> bytes:
+            if reply not in b"Tn":
+                return answer
+            return messages.row_description(described.described(messages.read_row_description(answer[5:]), shown))
+
+        self.exchange.forward(frame, REPLY_ENDS[ord("D")], rewrite)
+
+    async def _execute(self, frame: bytes) -> None:
+        name, pos = messages.read_string(frame[5:], 0)
+        limit = int.from_bytes(frame[5 + pos : 9 + pos], "big")
+        portal = self.portals.get(name)
+        if portal is None:
+            self._forward(frame)
+            return
+        shape = portal.statement.shape
+        if isinstance(shape, Rewrite):
+            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape.tag))
+            return
+        await self._settled()
+        try:
+            async with self.stop.during(await statement_timeout(self.exchange)):
+                await self._run(shape, name, limit, portal)
+        except UpstreamError as problem:
+            self.exchange.refuse(self._translated(problem.fields, portal.statement))
+
+    async def _run(self, shape: Shape, name: bytes, limit: int, portal: PortalOfOurs) -> None:
+        if isinstance(shape, Decorate):
+            if portal.decoration is None:
+                portal.decoration = await open_decoration(self.exchange, self.services, shape, portal.inner)
+            await decorate(self.exchange, self.services, portal.decoration, name, limit, self.stop)
+        elif isinstance(shape, Collect):
+            await self._collect(shape, name, portal)
+
+    async def _collect(self, shape: Collect, name: bytes, portal: PortalOfOurs) -> None:
+        found = await self.exchange.ask(shape.lookup())
+        values = await collect(
+            self.exchange, self.services, shape, found[0] if found else None, portal.inner, name, self.identity, self.stop
+        )
+        self.portals.pop(name, None)
+        row = result_row(shape, values, portal.formats, self.exchange.codec)
+        self.exchange.client.write(row + messages.command_complete(shape.tag))
+
+    async def _close(self, frame: bytes) -> None:
+        kind, name = frame[5:6], frame[6:-1]
+        (self.statements if kind == b"S" else self.portals).pop(name, None)
+        self._forward(frame)
+
+    # A lone statement of ours in a simple Query.
+
+    async def _lone(self, shape: Shape) -> None:
+        if isinstance(shape, Rewrite):
+            rewrite = retag(shape.tag)
+            self.exchange.pipeline.expect(_RewrittenQuery(self.exchange.client.write, rewrite))
+            self.exchange.send(messages.query(shape.sql.encode(self.exchange.codec)))
+            return
+        ours = StatementOfOurs(shape, self.exchange.codec)
+        try:
+            async with self.stop.during(await statement_timeout(self.exchange)):
+                await self._check_model(shape)
+                await self._run_unnamed(ours)
+        except SegmentFailed:
+            pass
+        except UpstreamError as problem:
+            self.exchange.refuse(self._translated(problem.fields, ours))
+        except ThanoError as problem:
+            await self._fail(problem)
+        if not self.exchange.pipeline.skipping:
+            await self.exchange.swallow(messages.close(b"S", b""), b"3")
+        self.exchange.sync()
+
+    async def _run_unnamed(self, ours: StatementOfOurs) -> None:
+        """Parse, Bind, Describe and Execute on the client's behalf; it sees RowDescription, rows and completion, all in text."""
+        await self.exchange.swallow(messages.parse(messages.Parse(b"", ours.text)), b"1")
+        await self._describe_inner(ours, b"")
+        await self.exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
+        assert ours.inner is not None, "described above"
+        portal = PortalOfOurs(ours, (), ours.inner)
+        if isinstance(ours.shape, Decorate):
+            portal.decoration = await open_decoration(self.exchange, self.services, ours.shape, ours.inner)
+            self.exchange.client.write(messages.row_description(ours.described(ours.inner)))
+            await self._run(ours.shape, b"", 0, portal)
+        elif isinstance(ours.shape, Collect):
+            columns = messages.row_description(ours.shape.result)
+            found = await self.exchange.ask(ours.shape.lookup())
+            inner = ours.inner
+            values = await collect(
+                self.exchange, self.services, ours.shape, found[0] if found else None, inner, b"", self.identity, self.stop
+            )
+            row = result_row(ours.shape, values, (), self.exchange.codec)
+            self.exchange.client.write(columns + row + messages.command_complete(ours.shape.tag))
+
+    # What the handlers share.
+
+    async def _check_model(self, shape: Shape) -> None:
+        """A model that does not exist is known when the statement is prepared, as a table would be."""
+        if isinstance(shape, Decorate) and not await self.exchange.ask(shape.lookup()):
+            shape.open(None, (), self.exchange.codec, self.services.seal)
+
+    async def _describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:
+        """Learn the inner columns once; what is wrong with them is wrong now, before anything runs."""
+        if ours.inner is None and name is not None:
+            columns = await self.exchange.describe(name)
+            if columns is None:
+                assert not isinstance(ours.shape, Rewrite), "rewrites have no inner query"
+                raise SyntaxProblem("the query after AS returns no rows", position=ours.shape.inner.start + 1)
+            ours.inner = columns
+            try:
+                ours.added()
+            except ThanoError:
+                ours.inner = None
+                raise
+
+    async def _ours(self, name: bytes) -> StatementOfOurs | None:
+        """The statement of ours that has this name upstream at this moment."""
+        ours = self.statements.get(name)
+        if ours is None or not name:
+            return ours
+        quoted = literal(name.decode(self.exchange.codec, "replace"))
+        await self._settled()
+        found = await self.exchange.ask(
+            "SELECT s.statement FROM pg_catalog.pg_prepared_statements s "  # noqa: S608 - a quoted literal
+            f"WHERE s.name OPERATOR(pg_catalog.=) {quoted}::pg_catalog.text"
+        )
+        if found and ours.marker in (found[0][0] or ""):
+            return ours
+        del self.statements[name]
+        return None
+
+    async def _settled(self) -> None:
+        await self.exchange.settle()
+
+    async def _fail(self, error: ThanoError) -> None:
+        try:
+            await self.exchange.fail(error)
+        except SegmentFailed:
+            return  # an earlier message failed first, and that error is what the client has seen
+
+    def _forward(self, data: bytes, on_success: Callable[[], object] | None = None, source: StatementOfOurs | None = None) -> None:
+        """Send a message whose reply is the client's; `on_success` runs when the server has accepted it."""
+        ends = REPLY_ENDS[data[0]]
+
+        def rewrite(kind: int, frame: bytes) -> bytes:
+            if kind in ends and on_success is not None:
+                on_success()
+            if kind == ord("E") and source is not None:
+                return self._translated(messages.read_error(frame[5:]), source).encode()
+            return frame
+
+        self.exchange.pipeline.expect(Forward(ends, self.exchange.client.write, rewrite))
+        self.exchange.send(data)
+
+    def _translated(self, fields: ErrorFields, ours: StatementOfOurs | None) -> ErrorFields:
+        """An error of the server's about text of ours, as an error about the client's text."""
+        missing = store.not_installed(fields.sqlstate, fields.text, self.identity.database)
+        if missing is not None:
+            return messages.read_error(messages.error_response(missing, encoding=self.exchange.codec)[5:])
+        position, source = fields.position, ours.source if ours is not None else None
+        if position is None or source is None or position > len(source.text):
+            return fields.with_position(None)
+        return fields.with_position(position + source.start)
+
+    def concerns(self, kind: int, data: bytes, start: int, end: int) -> bool:
+        """Whether a message that the relay is about to pass on uses a name that stands for a statement or portal of ours."""
+        if kind == ord("Q"):
+            return b"" in self.statements or b"" in self.portals
+        if kind == ord("P"):
+            return _string(data, start, end) in self.statements
+        if kind == ord("B"):
+            portal = _string(data, start, end)
+            return portal in self.portals or _string(data, start + len(portal) + 1, end) in self.statements
+        if kind in b"DC":
+            return _string(data, start + 1, end) in (self.statements if data[start] == ord("S") else self.portals)
+        return kind == ord("E") and _string(data, start, end) in self.portals
+
+    def _watch(self, kind: int, frame: bytes) -> None:
+        self.observe(kind, frame)
+        if kind == ord("Z"):
+            if frame[5] == _IDLE:
+                self.portals.clear()
+            self.wake()
+
+
+class _RewrittenQuery(Ready):
+    """A Query of ours in place of the client's: its completion gets the tag of the client's statement."""
+
+    __slots__ = ("rewrite",)
+
+    def __init__(self, forward: Callable[[bytes], None], rewrite: Callable[[int, bytes], bytes]) -> None:
+        super().__init__(forward, sync=False)
+        self.rewrite = rewrite
+
+    def take(self, kind: int, frame: bytes) -> bool:
+        return super().take(kind, self.rewrite(kind, frame))
+
+    def failed(self, frame: bytes) -> None:
+        self.forward(self.rewrite(ord("E"), frame))
+
+
+def _string(data: bytes, start: int, end: int) -> bytes:
+    stop = data.find(b"\0", start, end)
+    return data[start:stop] if stop >= 0 else b""
+
+
+def _with_formats(ours: StatementOfOurs, formats: tuple[int, ...]) -> tuple[messages.Column, ...]:
+    inner = ours.inner or ()
+    codes = [formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0 for i in range(len(inner))]
+    return tuple(
+        messages.Column(c.name, c.type_oid, code, c.table_oid, c.attribute, c.type_size, c.type_modifier)
+        for c, code in zip(inner, codes, strict=True)
+    )

@@ -1,0 +1,94 @@
+"""A BUILD from its rows to its result: spool, job, progress to the client and to everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+from msgspec import structs
+
+from thanoproxy.errors import ThanoError
+from thanoproxy.session.services import Services
+from thanoproxy.statements.shapes import Training
+from thanoproxy.wire.values import field_at
+from thanoproxy.workers import jobs
+from thanoproxy.workers.spool import SpoolWriter
+
+__all__ = ["TrainingRun", "progress_text"]
+
+
+class TrainingRun:
+    """Feeds rows to a file as they come, then has a worker learn from it.
+
+    A row that cannot be used is remembered and raised by `run`: the rows come in a callback that may not raise.
+    """
+
+    def __init__(self, training: Training, services: Services, database: str, backend_pid: int) -> None:
+        self.training = training
+        self._services = services
+        self._database = database
+        self._backend_pid = backend_pid
+        self._spool = SpoolWriter(str(services.spool))
+        self._rows = 0
+        self._problem: ThanoError | None = None
+        self._job = ""
+
+    def feed(self, body: bytes) -> None:
+        """One DataRow's body, in text format."""
+        if self._problem is not None:
+            return
+        try:
+            image, label = self.training.take(self._rows, [field_at(body, index) for index in self.training.indices])
+        except ThanoError as problem:
+            self._problem = problem
+            return
+        self._spool.add(image, label)
+        self._rows += 1
+
+    async def run(self, notify: Callable[[str], None]) -> jobs.Built:
+        """Train on the rows fed so far; `notify` gets a line for each report.  Raises what stopped it."""
+        self._spool.finish()
+        if self._problem is not None:
+            raise self._problem
+        request = self.training.request("", self._spool.path)
+        training = self.training
+        self._job = await self._services.log.begin(self._database, training.kind, training.model, training.role, self._backend_pid)
+        return await self._train(structs.replace(request, job=self._job), notify)
+
+    async def registered(self, built: jobs.Built) -> None:
+        """The result is in the catalogue, though perhaps not yet committed."""
+        await self._services.log.finish(self._database, self._job, built, self.training.version)
+
+    async def failed(self, problem: ThanoError) -> None:
+        """Show others why it ended."""
+        if self._job:
+            await self._services.log.fail(self._database, self._job, problem)
+
+    async def _train(self, request: jobs.Build, notify: Callable[[str], None]) -> jobs.Built:
+        async with aclosing(self._services.pool.build(request)) as events:
+            async for event in events:
+                if isinstance(event, jobs.Built):
+                    return event
+                notify(progress_text(event))
+                await self._services.log.progress(self._database, self._job, event)
+        raise AssertionError("a build ends with Built or raises")
+
+    def discard(self) -> None:
+        """Remove the spooled rows."""
+        self._spool.discard()
+
+
+def progress_text(progress: jobs.Progress) -> str:
+    """The line a client reads while it waits."""
+    parts = [f"{progress.phase}: {progress.images_done}/{progress.images_total} images", f"{progress.images_per_second:.1f} images/s"]
+    epoch = progress.epoch
+    if epoch is not None:
+        parts.insert(0, f"epoch {epoch.epoch}")
+    named: dict[str, Any] = {"loss": progress.loss, "accuracy": progress.accuracy}
+    if epoch is not None:
+        named["validation accuracy"] = epoch.validation_accuracy
+    parts += [f"{name} {value:.4f}" for name, value in named.items() if value is not None]
+    if progress.seconds_left is not None:
+        parts.append(f"{progress.seconds_left:.0f} s left")
+    return ", ".join(parts)

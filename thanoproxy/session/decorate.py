@@ -1,0 +1,123 @@
+"""Rows on their way through the workers: upstream -> batches in flight -> client, in order.
+
+Memory is bounded by what is in flight: when enough rows wait, reading from upstream stops (and TCP stops the server); when the client
+does not read, nothing new is sent to the workers.  The first batches are small, so that the first row does not wait for many others,
+and they go before bulk work of other sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from uuid import uuid4
+
+from thanoproxy.session.link import Link
+from thanoproxy.statements.shapes import Decoration
+from thanoproxy.wire.values import append_fields, field_at
+from thanoproxy.workers import jobs
+from thanoproxy.workers.pool import Pool
+
+__all__ = ["RowStream"]
+
+_FIRST_BATCH, _LARGEST_BATCH = 8, 64
+_INTERACTIVE_ROWS = 64
+_IN_FLIGHT = 4
+_WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
+
+
+class RowStream:
+    """Decorates the DataRows fed to `feed` until `end`; `run` writes them to the client."""
+
+    def __init__(self, decoration: Decoration, pool: Pool, upstream: Link, client: Link) -> None:
+        self._decoration = decoration
+        self._pool = pool
+        self._upstream = upstream
+        self._client = client
+        self._job = uuid4().hex
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._flight: deque[tuple[list[bytes], asyncio.Task[jobs.Predicted]]] = deque()
+        self._ended = False
+        self._dropping = False
+        self._news = asyncio.Event()
+        self._batch = _FIRST_BATCH
+        self.rows = 0
+
+    def feed(self, body: bytes) -> None:
+        """One DataRow's body from upstream."""
+        if self._dropping:
+            return
+        self._waiting.append(body)
+        self._waiting_bytes += len(body)
+        if len(self._waiting) >= _WAITING_ROWS or self._waiting_bytes >= _WAITING_BYTES:
+            self._upstream.hold("rows")
+        self._news.set()
+
+    def end(self, _: object = None) -> None:
+        """The last row of this execution was fed."""
+        self._ended = True
+        self._news.set()
+
+    def drop(self) -> None:
+        """Rows that still come are of no use any more."""
+        self._dropping = True
+        self._waiting.clear()
+        self._upstream.release("rows")
+
+    async def run(self) -> None:
+        """Return when every row fed before `end` has been written.  Raises the first row's or batch's error."""
+        try:
+            loaded = await self._pool.load(jobs.Load(self._job, self._decoration.artifact))
+            self._decoration.ready(loaded.classes)
+            while True:
+                self._fill()
+                if not self._flight:
+                    if self._ended and not self._waiting:
+                        return
+                    await self._news.wait()
+                elif self._flight[0][1].done():
+                    await self._deliver()
+                else:
+                    await self._wait()
+                self._news.clear()
+        finally:
+            for _, task in self._flight:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in self._flight), return_exceptions=True)
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._flight) < _IN_FLIGHT and not self._client.full:
+            size = min(len(self._waiting), self._batch)
+            rows = [self._waiting.popleft() for _ in range(size)]
+            self._waiting_bytes -= sum(map(len, rows))
+            self._batch = min(self._batch * 2, _LARGEST_BATCH)
+            self._flight.append((rows, asyncio.create_task(self._predict(rows))))
+            self.rows += size
+        if len(self._waiting) < _WAITING_ROWS // 2 and self._waiting_bytes < _WAITING_BYTES // 2:
+            self._upstream.release("rows")
+
+    async def _predict(self, rows: list[bytes]) -> jobs.Predicted:
+        index, image = self._decoration.image_column, self._decoration.image
+        images = [image(field_at(row, index)) for row in rows]
+        request = self._decoration.request(self._job, images, bulk=self.rows > _INTERACTIVE_ROWS)
+        return await self._pool.predict(request)
+
+    async def _wait(self) -> None:
+        """Until the oldest batch is done, or rows come that there is room for."""
+        head = self._flight[0][1]
+        head.add_done_callback(self._wake)
+        try:
+            await self._news.wait()
+        finally:
+            head.remove_done_callback(self._wake)
+
+    def _wake(self, _: object) -> None:
+        self._news.set()
+
+    async def _deliver(self) -> None:
+        rows, task = self._flight.popleft()
+        reply = task.result()
+        added: Callable[[jobs.Predicted, int], tuple[bytes | None, ...]] = self._decoration.added
+        self._client.write(b"".join([append_fields(row, added(reply, i)) for i, row in enumerate(rows)]))
+        await self._client.drained()

@@ -1,0 +1,167 @@
+"""Talking to upstream in the middle of a client's conversation: questions of our own, waiting, and failing on purpose.
+
+Waiting is done with Flush, never Sync, since a Sync commits.  What we ask uses a private name for its statement and portal, so the
+client's unnamed ones live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from thanoproxy.catalog import store
+from thanoproxy.errors import ThanoError
+from thanoproxy.session.link import Link
+from thanoproxy.wire import messages
+from thanoproxy.wire.framing import split_frames
+from thanoproxy.wire.messages import Column, ErrorFields
+from thanoproxy.wire.pipeline import ASYNCHRONOUS, Collect, Forward, Pipeline, Ready, Rows, SegmentFailed, UpstreamError
+
+__all__ = ["PRIVATE", "Exchange"]
+
+PRIVATE = b"thanoproxy"
+"""The name of our own statement and portal; the barrier in `attend` closes it too, which is no error where it does not exist."""
+
+_CLOSE_PRIVATE = messages.close(b"S", PRIVATE) + messages.close(b"P", PRIVATE)
+_EXECUTE_ENDS = frozenset(b"CsI")
+
+
+class Exchange:
+    """Both links and the queue of replies owed between them, while a statement of ours needs attention."""
+
+    def __init__(self, client: Link, upstream: Link, status: int, on_idle: Callable[[], None]) -> None:
+        self.client = client
+        self.upstream = upstream
+        self.pipeline = Pipeline(status, self._idle)
+        self.codec = "utf-8"
+        self.skip = 0
+        self.watch: Callable[[int, bytes], None] = _ignore
+        self._on_idle = on_idle
+        self._buffer = bytearray()
+        self._settled: asyncio.Future[None] | None = None
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from upstream: relay what belongs to nobody, dispose of the rest as the queue says."""
+        if self.skip:
+            head, data = data[: self.skip], data[self.skip :]
+            self.skip -= len(head)
+            self.client.write(head)
+        self._buffer += data
+        for kind, frame in split_frames(self._buffer):
+            self.watch(kind, frame)
+            if kind in ASYNCHRONOUS or not self.pipeline.queue:
+                # A FATAL (administrator's shutdown, a timeout) may come when nothing is owed.
+                self.client.write(frame)
+            else:
+                self.pipeline.take(kind, frame)
+
+    def take_rest(self) -> bytes:
+        """What arrived of a message that is not whole yet; it is the caller's from now on."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
+    def send(self, data: bytes) -> None:
+        self.upstream.write(data)
+
+    def sync(self) -> None:
+        """Send a Sync whose ReadyForQuery goes to the client."""
+        self.pipeline.expect(Ready(self.client.write, sync=True))
+        self.send(messages.SYNC)
+
+    async def settle(self) -> None:
+        """Return when every reply owed so far has gone its way.  Raises `SegmentFailed` if one of them was an error."""
+        if self.pipeline.queue:
+            self.send(messages.FLUSH)
+            await self._until_idle()
+        if self.pipeline.skipping:
+            raise SegmentFailed
+
+    async def ask(self, sql: str) -> list[list[str | None]]:
+        """Run `sql` in the client's transaction and keep its rows, as text.  Raises `UpstreamError`."""
+        collect = Collect(frozenset(b"3"), self._future(), count=4)
+        self.pipeline.expect(collect)
+        self.send(
+            _CLOSE_PRIVATE
+            + messages.parse(messages.Parse(PRIVATE, sql.encode(self.codec)))
+            + messages.bind(messages.Bind(PRIVATE, PRIVATE, b""))
+            + messages.execute(PRIVATE)
+            + _CLOSE_PRIVATE
+            + messages.FLUSH
+        )
+        await collect.done
+        rows = (messages.read_data_row(body) for kind, body in collect.frames if kind == ord("D"))
+        return [[None if value is None else value.decode(self.codec, "replace") for value in row] for row in rows]
+
+    async def describe(self, name: bytes) -> tuple[Column, ...] | None:
+        """The columns of a prepared statement; None if it gives no rows."""
+        collect = Collect(frozenset(b"Tn"), self._future())
+        self.pipeline.expect(collect)
+        self.send(messages.describe(b"S", name) + messages.FLUSH)
+        await collect.done
+        kind, body = collect.frames[-1]
+        return messages.read_row_description(body) if kind == ord("T") else None
+
+    async def swallow(self, data: bytes, ends: bytes, count: int = 1) -> None:
+        """Send messages of ours and drop their replies.  Raises `UpstreamError`."""
+        collect = Collect(frozenset(ends), self._future(), count)
+        self.pipeline.expect(collect)
+        self.send(data + messages.FLUSH)
+        await collect.done
+
+    def rows(self, portal: bytes, limit: int, sink: Callable[[bytes], None]) -> Rows:
+        """Execute a portal of ours; its rows go to `sink`, and `done` of what is returned resolves behind the last."""
+        rows = Rows(_EXECUTE_ENDS, self._future(), sink)
+        self.pipeline.expect(rows)
+        self.send(messages.execute(portal, limit) + messages.FLUSH)
+        return rows
+
+    async def fail(self, error: ThanoError) -> None:
+        """Tell the client, then make the server fail too: only so does its transaction end as ours did.
+
+        A DO block that raises puts the true reason into the server's log; where DO is refused, that refusal fails it just as well.
+        """
+        await self.settle()
+        self.client.write(messages.error_response(error, encoding=self.codec))
+        collect = Collect(frozenset(), self._future())
+        self.pipeline.expect(collect)
+        self.send(
+            messages.close(b"S", PRIVATE)
+            + messages.parse(messages.Parse(PRIVATE, store.fail_block(error).encode(self.codec, "replace")))
+            + messages.bind(messages.Bind(PRIVATE, PRIVATE, b""))
+            + messages.execute(PRIVATE)
+            + messages.FLUSH
+        )
+        try:
+            await collect.done
+        except UpstreamError:
+            return
+        raise AssertionError("a DO block that raises cannot succeed")
+
+    def forward(self, data: bytes, ends: frozenset[int], rewrite: Callable[[int, bytes], bytes] | None = None) -> None:
+        """Send a message whose replies are the client's."""
+        self.pipeline.expect(Forward(ends, self.client.write, rewrite))
+        self.send(data)
+
+    def refuse(self, fields: ErrorFields) -> None:
+        """Show the client an error of the server's."""
+        self.client.write(fields.encode())
+
+    def _future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    async def _until_idle(self) -> None:
+        self._settled = self._future()
+        try:
+            await self._settled
+        finally:
+            self._settled = None
+
+    def _idle(self) -> None:
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+        self._on_idle()
+
+
+def _ignore(_: int, __: bytes) -> None:
+    pass

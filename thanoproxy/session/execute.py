@@ -1,0 +1,189 @@
+"""Running a statement of ours on the client's connection: what is common to the simple and the extended protocol.
+
+Every function here is called with the inner query's portal bound upstream, raises `ThanoError` for a failure of ours and
+`UpstreamError` for one of PostgreSQL's, and leaves the connection with no rows on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from thanoproxy.catalog import store
+from thanoproxy.errors import Canceled, InternalError, ThanoError
+from thanoproxy.session.collect import TrainingRun
+from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.exchange import Exchange
+from thanoproxy.session.services import Services
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration
+from thanoproxy.wire import messages
+from thanoproxy.wire.messages import Column
+from thanoproxy.wire.pipeline import Rows, UpstreamError
+from thanoproxy.wire.values import encode_value
+
+__all__ = ["Identity", "Stop", "collect", "decorate", "open_decoration", "result_row", "seconds_of", "statement_timeout"]
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Identity:
+    """Who a session is, as the start-up said: for the job log and for cancelling upstream."""
+
+    __slots__ = ("backend_pid", "database", "key", "user")
+
+    def __init__(self, user: str, database: str) -> None:
+        self.user = user
+        self.database = database
+        self.backend_pid = 0
+        self.key = b""
+
+
+async def open_decoration(exchange: Exchange, services: Services, shape: Decorate, inner: Sequence[Column]) -> Decoration:
+    """Resolve the model in the client's own transaction and with its rights."""
+    rows = await exchange.ask(shape.lookup())
+    return shape.open(rows[0] if rows else None, inner, exchange.codec, services.seal)
+
+
+async def decorate(exchange: Exchange, services: Services, decoration: Decoration, portal: bytes, limit: int, stop: Stop) -> None:
+    """Execute `portal` and write its rows, decorated, and the server's own completion to the client."""
+    stream = RowStream(decoration, services.pool, exchange.upstream, exchange.client)
+    rows = exchange.rows(portal, limit, stream.feed)
+    rows.done.add_done_callback(stream.end)
+    try:
+        await stream.run()
+        await _finished(rows)
+    except BaseException:
+        stream.drop()
+        await _stop(rows, stop)
+        raise
+    kind, body = rows.frames[-1]
+    exchange.client.write(messages.message(bytes((kind,)), body))
+
+
+async def collect(
+    exchange: Exchange,
+    services: Services,
+    shape: Collect,
+    found: Sequence[str | None] | None,
+    inner: Sequence[Column],
+    portal: bytes,
+    identity: Identity,
+    stop: Stop,
+) -> list[object]:
+    """Execute `portal`, run the job on its rows, register the result; the values of the row that answers."""
+    run = TrainingRun(shape.open(found, inner, exchange.codec, services.seal), services, identity.database, identity.backend_pid)
+    try:
+        rows = exchange.rows(portal, 0, run.feed)
+        try:
+            await _finished(rows)
+        except BaseException:
+            await _stop(rows, stop)
+            raise
+        # Close the portal now: with it goes the snapshot that would hold back vacuum for as long as the training lasts.
+        await exchange.swallow(messages.close(b"P", portal), b"3")
+        return await _train(exchange, run)
+    finally:
+        run.discard()
+
+
+async def _train(exchange: Exchange, run: TrainingRun) -> list[object]:
+    try:
+        built = await run.run(lambda text: exchange.client.write(messages.notice(text, encoding=exchange.codec)))
+        await exchange.ask(store.register_model(run.training.record(built)))
+        await run.registered(built)
+    except ThanoError as problem:
+        await run.failed(problem)
+        raise
+    except UpstreamError as problem:
+        await run.failed(InternalError(problem.fields.text))
+        raise
+    except asyncio.CancelledError:
+        await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
+        raise
+    return list(run.training.summary(built))
+
+
+def result_row(shape: Collect, values: Sequence[object], formats: Sequence[int], codec: str) -> bytes:
+    """The DataRow that answers a statement that collects."""
+    codes = [formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0 for i in range(len(shape.result))]
+    fields = (encode_value(v, c.type_oid, code, codec) for v, c, code in zip(values, shape.result, codes, strict=True))
+    return messages.data_row(fields)
+
+
+class Stop:
+    """How a statement of ours is stopped from outside: by the user, by statement_timeout, or because the client went away.
+
+    `during` marks the part that may be stopped; a cancel that comes when nothing runs, or late, must not hit the next statement.
+    """
+
+    def __init__(self, cancel_upstream: Callable[[], Awaitable[None]]) -> None:
+        self.cancel_upstream = cancel_upstream
+        self._task: asyncio.Task[None] | None = None
+        self._reason = ""
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None
+
+    def __call__(self, reason: str) -> None:
+        """Stop what runs now, if anything does."""
+        if self._task is not None and not self._reason:
+            self._reason = reason
+            self._task.cancel()
+
+    @asynccontextmanager
+    async def during(self, seconds: float = 0) -> AsyncIterator[None]:
+        """The statement; `seconds` is its statement_timeout, 0 for none.  Raises `Canceled` where it was stopped."""
+        task: asyncio.Task[None] | None = asyncio.current_task()
+        assert task is not None, "statements run in the session's task"
+        self._task, self._reason = task, ""
+        timer = asyncio.get_running_loop().call_later(seconds, self, "statement timeout") if seconds else None
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._reason:
+                raise
+            task.uncancel()
+            raise Canceled(f"canceling statement due to {self._reason}") from None
+        finally:
+            self._task = None
+            if timer is not None:
+                timer.cancel()
+
+
+async def _finished(rows: Rows) -> None:
+    # Not `await rows.done`: a cancel would cancel the future too, and with it what tells when the rows have run out.
+    await asyncio.wait([rows.done])
+    rows.done.result()
+
+
+async def _stop(rows: Rows, stop: Stop) -> None:
+    """Let rows that still come run out unused; upstream is asked to stop, and its answer, whatever it is, is awaited."""
+    rows.sink = _nowhere
+    if not rows.done.done():
+        await stop.cancel_upstream()
+        await asyncio.wait([rows.done])
+    # Retrieved, so that asyncio does not report an error that nobody needs any more.
+    rows.done.exception()
+
+
+def _nowhere(_: bytes) -> None:
+    pass
+
+
+async def statement_timeout(exchange: Exchange) -> float:
+    """Seconds of the client's statement_timeout, 0 if there is none.
+
+    PostgreSQL's own timer stops with its last row, so our part is timed by us.
+    """
+    rows = await exchange.ask("SELECT pg_catalog.current_setting('statement_timeout')")
+    return seconds_of(rows[0][0] or "0")
+
+
+def seconds_of(setting: str) -> float:
+    """A duration as SHOW prints it ('0', '250ms', '5s', '2min'), in seconds."""
+    digits = setting.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return float(digits or 0) * _UNITS.get(setting[len(digits) :], 1e-3)
+
+

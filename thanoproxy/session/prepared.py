@@ -1,0 +1,83 @@
+"""Statements and portals of ours that exist on one connection, and what is sent upstream in their place.
+
+Upstream they have the client's own names, so the server decides about duplicates (42P05), unknown names (26000, 34000), DEALLOCATE
+and DISCARD.  Our side only remembers what to do with the replies, and since SQL can drop a name behind our back (DEALLOCATE in a DO
+block gives no tag), the text upstream ends with a marker that is looked for before a named statement is used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from thanoproxy.sql.clauses import InnerQuery
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Rewrite, Shape
+from thanoproxy.wire.messages import Column
+
+__all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats"]
+
+
+@dataclass(slots=True)
+class StatementOfOurs:
+    """A prepared statement.  `inner` is None until the server has described the inner query."""
+
+    shape: Shape
+    codec: str
+    marker: str = field(default_factory=lambda: f"/* thanoproxy {uuid4().hex} */")
+    inner: tuple[Column, ...] | None = None
+
+    @property
+    def text(self) -> bytes:
+        """What is prepared upstream."""
+        sql = self.shape.sql if isinstance(self.shape, Rewrite) else self.shape.inner.text
+        # A comment to the end of the line would swallow the marker.
+        return f"{sql}\n{self.marker}".encode(self.codec)
+
+    @property
+    def source(self) -> InnerQuery | None:
+        """The client's text that the server judges, for the positions in its errors."""
+        return None if isinstance(self.shape, Rewrite) else self.shape.inner
+
+    def added(self) -> tuple[Column, ...]:
+        """The columns of ours behind the inner ones."""
+        assert self.inner is not None, "the inner query is described before its columns are asked for"
+        return self.shape.columns(self.inner, self.codec) if isinstance(self.shape, Decorate) else ()
+
+    def described(self, columns: Sequence[Column], formats: Sequence[int] = ()) -> tuple[Column, ...]:
+        """The columns a client is told of, given the inner ones; `formats` as in Bind."""
+        self.inner = tuple(columns)
+        if isinstance(self.shape, Collect):
+            result = self.shape.result
+            return tuple(_formatted(column, formats, i) for i, column in enumerate(result))
+        count = len(columns)
+        return (*columns, *(_formatted(column, formats, count + i) for i, column in enumerate(self.added())))
+
+
+@dataclass(slots=True)
+class PortalOfOurs:
+    """A bound statement; `decoration` is set at its first Execute, so that a suspended portal keeps its model's version."""
+
+    statement: StatementOfOurs
+    formats: tuple[int, ...] = ()
+    inner: tuple[Column, ...] = ()
+    decoration: Decoration | None = None
+
+
+def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[int, ...]:
+    """The result formats for the inner query.
+
+    One code, or none, goes for all columns; a code for each column must lose those of the added ones, since the server counts
+    (08P01).  A statement that collects reads its rows as text, whatever the client wants of the answer.
+    """
+    if isinstance(statement.shape, Collect):
+        return ()
+    if not isinstance(statement.shape, Decorate) or len(formats) <= 1 or statement.inner is None:
+        return formats
+    inner = len(statement.inner)
+    return formats[:inner] if len(formats) == inner + len(statement.added()) else formats
+
+
+def _formatted(column: Column, formats: Sequence[int], index: int) -> Column:
+    code = formats[0] if len(formats) == 1 else formats[index] if index < len(formats) else 0
+    return Column(column.name, column.type_oid, code, column.table_oid, column.attribute, column.type_size, column.type_modifier)

@@ -1,0 +1,270 @@
+"""A session: one client, one upstream, and bytes between them.
+
+`Relay` is what a session is nearly all of the time.  Each chunk is walked once, to know where messages begin, and written to the other
+side; nothing is copied and no object is made for a message.  A slow reader stops the other side's reader.  When the walk stops at a
+message that may be ours, both directions go to an `Attendant` until nothing of ours is in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from thanoproxy import statements
+from thanoproxy.errors import FeatureNotSupported, InternalError, ThanoError
+from thanoproxy.session.attend import Attendant, ClientGone
+from thanoproxy.session.exchange import Exchange
+from thanoproxy.session.execute import Identity, Stop
+from thanoproxy.session.link import Link
+from thanoproxy.session.services import Services
+from thanoproxy.sql.encoding import codec
+from thanoproxy.statements import Part
+from thanoproxy.wire import messages
+from thanoproxy.wire.framing import BackendWalk, FrontendWalk, Owed
+from thanoproxy.wire.startup import Startup
+
+__all__ = ["Relay"]
+
+_log = logging.getLogger(__name__)
+_VERDICTS = 512
+
+
+class Relay:
+    """One session.  `closed` resolves when both sides are gone."""
+
+    def __init__(self, startup: Startup, services: Services, cancel_upstream: Callable[[Relay], Awaitable[None]], tls: bool) -> None:
+        self.identity = Identity(startup.user, startup.database)
+        self.services = services
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_key: Callable[[Relay], None] = _no_key
+        self._tls = tls
+        # Server
+        self.owed = Owed()
+        self.settings = {b"client_encoding": "UTF8", b"standard_conforming_strings": "on"}
+        # Directions
+        self.client = Link(self._from_client, self._client_eof, self._client_lost, self._client_full)
+        self.upstream = Link(self._from_upstream, self._upstream_eof, self._upstream_lost, self._upstream_full)
+        self._frontend = FrontendWalk(self.owed, statements.interesting)
+        self._backend = BackendWalk(self.owed, self._parameter, self._key)
+        self._frontend.blind = startup.replication
+        self._client_rest = b""
+        self._upstream_rest = b""
+        # Attention
+        self.stop = Stop(lambda: cancel_upstream(self))
+        self._attendant: Attendant | None = None
+        self._attending = False
+        self._task: asyncio.Task[None] | None = None
+        self._foreign: dict[bytes, None] = {}
+
+    # Bytes.
+
+    def _from_client(self, data: bytes) -> None:
+        if self._attending:
+            assert self._attendant is not None, "attending"
+            self._attendant.receive(data)
+            return
+        if self._client_rest:
+            data = self._client_rest + data
+            self._client_rest = b""
+        going = self._frontend.walk(data)
+        if going == len(data):
+            self.upstream.transport.write(data)
+            return
+        if going:
+            self.upstream.transport.write(data[:going])
+        rest = data[going:]
+        if self._frontend.candidate:
+            self._frontend.candidate = False
+            self._attend(rest)
+        else:
+            self._client_rest = rest
+
+    def _from_upstream(self, data: bytes) -> None:
+        if self._attending:
+            assert self._attendant is not None, "attending"
+            self._attendant.exchange.receive(data)
+            return
+        if self._upstream_rest:
+            data = self._upstream_rest + data
+            self._upstream_rest = b""
+        going = self._backend.walk(data)
+        if going == len(data):
+            self.client.transport.write(data)
+            return
+        if going:
+            self.client.transport.write(data[:going])
+        self._upstream_rest = data[going:]
+
+    # Attention.
+
+    def _attend(self, rest: bytes) -> None:
+        """A message that may be ours stands at the head of `rest`."""
+        owed, backend = self.owed, self._backend
+        attendant = self._attendant
+        if attendant is None:
+            exchange = Exchange(self.client, self.upstream, backend.status, self._idle)
+            attendant = self._attendant = Attendant(exchange, self.services, self.identity, self.stop, self._read)
+            attendant.observe = self._observe
+        exchange = attendant.exchange
+        exchange.codec = self._codec() or "utf-8"
+        exchange.pipeline.status = backend.status
+        exchange.skip = backend.skip
+        backend.skip = 0
+        self._attending = True
+        closes = owed.closes - (0 if owed.ready else owed.closes_done)
+        attendant.begin(bytes(owed.ready), owed.unsynced, closes, owed.failed and not owed.ready)
+        attendant.inbox += rest
+        pending, self._upstream_rest = self._upstream_rest, b""
+        if pending:
+            exchange.receive(pending)
+        self._task = asyncio.get_running_loop().create_task(self._attention(attendant))
+
+    async def _attention(self, attendant: Attendant) -> None:
+        try:
+            await attendant.run()
+        except ClientGone:
+            self._client_gone()
+            return
+        except asyncio.CancelledError:
+            return
+        except Exception:
+            _log.exception("a session of %s failed", self.identity.user)
+            self.fatal(InternalError("internal error of the proxy", hint="Its log says more."))
+            return
+        self._resume(attendant)
+
+    def _resume(self, attendant: Attendant) -> None:
+        """Nothing of ours is in flight: relay again."""
+        self._attending = False
+        self.owed.clear()
+        self._backend.status = attendant.exchange.pipeline.status
+        self._upstream_rest = attendant.exchange.take_rest()
+        self._frontend.concerns = attendant.concerns if attendant.statements or attendant.portals else None
+        rest = bytes(attendant.inbox)
+        attendant.inbox.clear()
+        self.client.release("inbox")
+        eof = attendant.eof
+        if rest:
+            self._from_client(rest)
+        if eof and not self._attending:
+            self._client_eof()
+
+    def _idle(self) -> None:
+        if self._attendant is not None:
+            self._attendant.wake()
+
+    def _read(self, text: bytes) -> list[Part] | None:
+        """The statements of a message's text, None if none is ours.  What was found not to be ours is remembered for a while."""
+        text = text.removesuffix(b"\0")
+        if text in self._foreign or b"\0" in text or not statements.interesting(text):
+            return None
+        name = self._codec()
+        if name is None:
+            return None
+        try:
+            decoded = text.decode(name)
+        except UnicodeDecodeError:
+            return None  # the server says 22021
+        if self.settings[b"standard_conforming_strings"] == "off" and "\\" in decoded:
+            return self._nonconforming(decoded)
+        parts = statements.recognise(decoded)
+        if parts is None:
+            if len(self._foreign) >= _VERDICTS:
+                self._foreign.clear()
+            self._foreign[text] = None
+        return parts
+
+    def _nonconforming(self, decoded: str) -> None:
+        if statements.begins_ours(decoded):
+            raise FeatureNotSupported(
+                "backslashes cannot be read while standard_conforming_strings is off",
+                hint="SET standard_conforming_strings = on.",
+            )
+
+    def _codec(self) -> str | None:
+        return codec(self.settings[b"client_encoding"])
+
+    # What the server says about itself.
+
+    def _observe(self, kind: int, frame: bytes) -> None:
+        if kind == ord("S"):
+            self._parameter(frame[5:])
+        elif kind == ord("K"):
+            self._key(frame[5:])
+
+    def _parameter(self, body: bytes) -> None:
+        name, _, rest = body.partition(b"\0")
+        if name in self.settings:
+            self.settings[name] = rest.removesuffix(b"\0").decode("ascii", "replace")
+            self._foreign.clear()
+            if self._attendant is not None:
+                self._attendant.exchange.codec = self._codec() or "utf-8"
+
+    def _key(self, body: bytes) -> None:
+        self.identity.backend_pid = int.from_bytes(body[:4], "big")
+        self.identity.key = body[4:]
+        self.on_key(self)
+
+    # Back-pressure: whoever cannot be written to stops the other side's reader.
+
+    def _client_full(self, full: bool) -> None:
+        (self.upstream.hold if full else self.upstream.release)("client")
+
+    def _upstream_full(self, full: bool) -> None:
+        (self.client.hold if full else self.client.release)("upstream")
+
+    # Ends of life.
+
+    def _client_eof(self) -> bool:
+        """The client will send nothing more.  What it asked for is still answered, as by PostgreSQL; TLS has no half-close."""
+        if self._attending and self._attendant is not None:
+            self._attendant.ended()
+        elif self.upstream.transport is not None and self.upstream.transport.can_write_eof():
+            self.upstream.transport.write_eof()
+        return not self._tls
+
+    def _client_lost(self, _: Exception | None) -> None:
+        if self._attending and self._attendant is not None:
+            self._attendant.ended()
+            if not self.stop.running:
+                self._client_gone()
+        else:
+            self._client_gone()
+
+    def _client_gone(self) -> None:
+        if self.upstream.transport is not None and not self.upstream.transport.is_closing():
+            if not self._attending:
+                self.upstream.transport.close()
+            else:
+                self.upstream.write(messages.TERMINATE)
+                self.upstream.transport.close()
+        if self.client.transport is not None:
+            self.client.transport.close()
+        self._finish()
+
+    def _upstream_eof(self) -> bool:
+        return False
+
+    def _upstream_lost(self, _: Exception | None) -> None:
+        if self._attendant is not None:
+            self._attendant.exchange.pipeline.close()
+        if self._task is not None:
+            self._task.cancel()
+        if self.client.transport is not None:
+            self.client.transport.close()
+        self._finish()
+
+    def fatal(self, error: ThanoError) -> None:
+        """Tell the client that this is the end, and end it."""
+        if not self.client.transport.is_closing():
+            self.client.write(messages.error_response(error, "FATAL"))
+        self._client_gone()
+
+    def _finish(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+def _no_key(_: Relay) -> None:
+    pass

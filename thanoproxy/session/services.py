@@ -1,0 +1,38 @@
+"""What every session of a front process shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from thanoproxy.errors import ThanoError
+from thanoproxy.statements.shapes import Seal
+from thanoproxy.workers import jobs
+from thanoproxy.workers.pool import Pool
+
+__all__ = ["JobLog", "Services"]
+
+
+class JobLog(Protocol):
+    """thanosql.jobs as other sessions see it, written on a connection of the proxy's own.  None of these ever raises: a job must not
+    fail because its progress could not be shown."""
+
+    async def begin(self, database: str, kind: str, model: str, role: str, backend_pid: int) -> str:
+        """A new running job; its id."""
+
+    async def progress(self, database: str, job: str, progress: jobs.Progress) -> None: ...
+
+    async def finish(self, database: str, job: str, built: jobs.Built, version: int) -> None: ...
+
+    async def fail(self, database: str, job: str, error: ThanoError) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Workers, signatures, the public job log, and the folder where rows wait for a BUILD."""
+
+    pool: Pool
+    seal: Seal
+    log: JobLog
+    spool: Path

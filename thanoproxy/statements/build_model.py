@@ -1,0 +1,150 @@
+"""BUILD MODEL name USING architecture [OPTIONS (…)] AS query: train a classifier on the rows of the query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from thanoproxy.catalog import store
+from thanoproxy.catalog.records import ModelRecord
+from thanoproxy.errors import DataError, FeatureNotSupported, NoData, NullNotAllowed, ThanoError
+from thanoproxy.models import registry
+from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
+from thanoproxy.statements.columns import image_column, label_column
+from thanoproxy.statements.options import IMAGE_COLUMN, LABEL_COLUMN, Chosen, Rule, read_options
+from thanoproxy.statements.shapes import Collect, Seal, Training
+from thanoproxy.wire.messages import Column
+from thanoproxy.wire.values import BYTEA, FLOAT8, INT4, INT8, TEXT, TEXT_ARRAY, bytea
+from thanoproxy.workers import jobs
+
+__all__ = ["LATER", "RULES", "parse"]
+
+RULES = {
+    **IMAGE_COLUMN,
+    **LABEL_COLUMN,
+    "epochs": Rule("int", aliases=("max_epochs",), least=1, most=10_000),
+    "batch_size": Rule("int", least=1, most=65536, auto=True),
+    "learning_rate": Rule("float", least=0, above=True, most=100),
+    "input_size": Rule("int", aliases=("image_size",), least=32, most=2048),
+    "color": Rule("text", choices=("RGB", "GRAY")),
+    "overwrite": Rule("bool"),
+    "pretrained": Rule("bool"),
+    "weights": Rule("text"),
+    "tune": Rule("text", choices=("auto", "full", "head")),
+    "seed": Rule("int", least=0, most=2**31 - 1),
+    "augment": Rule("bool"),
+    "validation_split": Rule("float", least=0, most=0.9),
+}
+LATER = frozenset({"early_stopping", "class_weights", "max_seconds"})
+_TRAINING = frozenset(jobs.TrainOptions.__struct_fields__)
+
+
+def parse(cursor: Cursor) -> Collect:
+    """Behind BUILD."""
+    cursor.expect("MODEL", "Write BUILD MODEL name USING architecture AS query.")
+    name = cursor.model("a name for the model")
+    if name.version is not None:
+        raise cursor.error("USING: versions are counted by the database", "OPTIONS (overwrite=true) makes a new version.")
+    cursor.expect("USING", "Write BUILD MODEL name USING architecture AS query.")
+    position = cursor.position
+    architecture = cursor.identifier("the name of an architecture, such as ConvNeXt_Tiny", fold=False)
+    try:
+        known = registry.lookup(architecture)
+    except ThanoError as problem:
+        raise problem.at(position) from None
+    options = read_options(cursor.options(), RULES, LATER, "BUILD MODEL")
+    if options.get("weights") is not None and options.get("pretrained") is False:
+        raise FeatureNotSupported('options "weights" and "pretrained=false" exclude each other', position=options.position("weights"))
+    return BuildModel(name, known.name, options, cursor.query())
+
+
+class BuildModel(Collect):
+    """A BUILD MODEL as written."""
+
+    tag = b"SELECT 1"
+    result = (
+        Column(b"name", TEXT),
+        Column(b"version", INT4, type_size=4),
+        Column(b"classes", TEXT_ARRAY),
+        Column(b"images", INT8, type_size=8),
+        Column(b"validation_accuracy", FLOAT8, type_size=8),
+        Column(b"seconds", FLOAT8, type_size=8),
+    )
+
+    def __init__(self, name: ModelName, architecture: str, options: Chosen, inner: InnerQuery) -> None:
+        self.name = name
+        self.architecture = architecture
+        self.options = options
+        self.inner = inner
+
+    def lookup(self) -> str:
+        return store.reserve_model(self.name.name, self.options.get("overwrite", False))
+
+    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Training:
+        assert found is not None, "reserve_model gives a row or raises"
+        assert found[0] is not None, "a role has a name"
+        assert found[1] is not None, "a version is a number"
+        image, label = image_column(inner, codec, self.options), label_column(inner, codec, self.options)
+        return ModelTraining(self, (found[0], int(found[1])), (image, label), inner[image].type_oid == BYTEA, codec, seal)
+
+
+class ModelTraining(Training):
+    """A BUILD MODEL on its way: checks each row as it comes, so that the first bad one ends it before an image is read."""
+
+    kind = "BUILD"
+
+    def __init__(
+        self, statement: BuildModel, reserved: tuple[str, int], indices: tuple[int, int], is_bytea: bool, codec: str, seal: Seal
+    ) -> None:
+        self.statement = statement
+        self.model = statement.name.name
+        self.role, self.version = reserved
+        self.indices = indices
+        self._bytea = is_bytea
+        self._codec = codec
+        self._seal = seal
+        self._labels: set[str] = set()
+        self._rows = 0
+
+    def take(self, row: int, values: Sequence[bytes | None]) -> tuple[jobs.Image, str]:
+        image, label = values
+        if label is None:
+            raise NullNotAllowed(f"the label of row {row + 1} is NULL", hint="Leave such rows out: … WHERE label IS NOT NULL.", row=row)
+        if image is None:
+            raise NullNotAllowed(f"the image of row {row + 1} is NULL", hint="Leave such rows out: … WHERE image IS NOT NULL.", row=row)
+        text = label.decode(self._codec, "replace")
+        self._labels.add(text)
+        self._rows += 1
+        return (bytea(image, 0) if self._bytea else image.decode(self._codec, "replace")), text
+
+    def request(self, job: str, spool: str) -> jobs.Build:
+        if not self._rows:
+            raise NoData("the query gave no rows to learn from")
+        if len(self._labels) == 1:
+            raise DataError(
+                f"all {self._rows} rows have the same label, '{next(iter(self._labels))}'",
+                hint="A classifier needs images of at least two classes.",
+            )
+        chosen = {name: value for name, value in self.statement.options.values.items() if name in _TRAINING}
+        return jobs.Build(job, self.statement.architecture, spool, jobs.TrainOptions(**chosen))
+
+    def record(self, built: jobs.Built) -> ModelRecord:
+        return self._seal.sign(
+            ModelRecord(
+                name=self.model,
+                version=self.version,
+                owner=self.role,
+                architecture=built.architecture,
+                artifact=built.artifact,
+                classes=tuple(built.classes),
+                options=built.options,
+                metrics=dict(built.metrics),
+                images=built.images,
+                size_bytes=built.size_bytes,
+                mac=b"",
+            )
+        )
+
+    def summary(self, built: jobs.Built) -> tuple[Any, ...]:
+        accuracy = built.metrics.get("validation_accuracy")
+        return self.model, self.version, built.classes, built.images, accuracy, round(built.seconds, 3)

@@ -1,0 +1,128 @@
+"""The shapes that statements of ours take (docs/architecture.md): what a session needs to know to run one.
+
+A statement is text turned into one of these, without waiting for anything.  The session sends `lookup` and the inner query on the
+client's own connection, hands back what PostgreSQL said, and lets `open` decide what to do with the rows.
+
+    Rewrite    other SQL in its place; the reply passes through, with the command tag changed
+    Decorate   each row of the inner query gets columns of ours on its way to the client
+    Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thanoproxy.catalog.records import ModelRecord
+from thanoproxy.sql.clauses import InnerQuery
+from thanoproxy.wire.messages import Column
+from thanoproxy.workers import jobs
+
+__all__ = ["Collect", "Decorate", "Decoration", "Rewrite", "Seal", "Shape", "Training"]
+
+Verify = Callable[[ModelRecord], None]
+"""Raises unless a catalogue row carries the seal of this installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Signs and verifies catalogue rows; the key never reaches the database."""
+
+    sign: Callable[[ModelRecord], ModelRecord]
+    verify: Verify
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """`sql` runs in the statement's place; `tag` replaces its command tag where given."""
+
+    sql: str
+    tag: bytes | None = None
+
+
+class Decoration(ABC):
+    """A PREDICT at work: from a row's image to the columns added to the row.  `image_column` counts the inner query's columns from 0."""
+
+    image_column: int
+    artifact: str
+
+    @abstractmethod
+    def ready(self, classes: Sequence[str]) -> None:
+        """The artifact is loaded; `classes` are its labels, vouched for by its content hash (the catalogue row's are not)."""
+
+    @abstractmethod
+    def image(self, value: bytes | None) -> jobs.Image:
+        """The image as the row's field names it."""
+
+    @abstractmethod
+    def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
+        """What the workers are asked for a batch of rows."""
+
+    @abstractmethod
+    def added(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
+        """The added fields of the batch's row `index`, in the client's encoding.  Raises the row's own failure."""
+
+
+class Decorate(ABC):
+    """A statement that adds columns to the rows of its inner query."""
+
+    inner: InnerQuery
+
+    @abstractmethod
+    def lookup(self) -> str:
+        """SQL that gives at most one row of one text column, for `open`."""
+
+    @abstractmethod
+    def columns(self, inner: Sequence[Column], codec: str) -> tuple[Column, ...]:
+        """The columns added behind `inner`, in text format.  Raises `DuplicateColumn` or `UndefinedColumn`."""
+
+    @abstractmethod
+    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Decoration:
+        """Begin: `found` is the row of `lookup`, None where there was none.  Raises `UndefinedObject` and its like."""
+
+
+class Training(ABC):
+    """A BUILD at work.  The inner query's fields arrive in text format, at `indices` of its columns."""
+
+    kind: str
+    model: str
+    role: str
+    version: int
+    indices: Sequence[int]
+
+    @abstractmethod
+    def take(self, row: int, values: Sequence[bytes | None]) -> tuple[jobs.Image, str]:
+        """Image and label of the 0-based `row`, which must be told if they cannot be used."""
+
+    @abstractmethod
+    def request(self, job: str, spool: str) -> jobs.Build:
+        """The job.  Raises if the rows taken cannot make one (none at all, one class only)."""
+
+    @abstractmethod
+    def record(self, built: jobs.Built) -> ModelRecord:
+        """The catalogue row of the result, signed."""
+
+    @abstractmethod
+    def summary(self, built: jobs.Built) -> tuple[Any, ...]:
+        """The values of the one row that answers, as `Collect.result` lists its columns."""
+
+
+class Collect(ABC):
+    """A statement that feeds all rows of its inner query to one job."""
+
+    inner: InnerQuery
+    tag: bytes
+    result: tuple[Column, ...]
+
+    @abstractmethod
+    def lookup(self) -> str:
+        """SQL that gives one row, for `open`, and raises where the statement cannot succeed."""
+
+    @abstractmethod
+    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Training:
+        """Begin.  Raises `UndefinedColumn` and its like."""
+
+
+Shape = Rewrite | Decorate | Collect

@@ -1,0 +1,264 @@
+"""Messages as values: the few that we read or write ourselves.
+
+Builders return whole messages; readers take a message's body (what follows its length).  Names follow
+https://www.postgresql.org/docs/18/protocol-message-formats.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from struct import Struct, pack, unpack_from
+
+from thanoproxy.errors import ProtocolViolation, ThanoError
+
+__all__ = [
+    "FLUSH",
+    "PARSE_COMPLETE",
+    "SYNC",
+    "TERMINATE",
+    "Bind",
+    "Column",
+    "ErrorFields",
+    "Parse",
+    "bind",
+    "close",
+    "command_complete",
+    "copy_data",
+    "copy_done",
+    "data_row",
+    "describe",
+    "error_response",
+    "execute",
+    "message",
+    "notice",
+    "parse",
+    "query",
+    "read_bind",
+    "read_data_row",
+    "read_error",
+    "read_parse",
+    "read_row_description",
+    "read_string",
+    "row_description",
+]
+
+_HEAD = Struct("!cI")
+_I16 = Struct("!H")
+_I32 = Struct("!i")
+_COLUMN = Struct("!IhIhih")
+
+
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    """One message: type byte, length that counts itself, body."""
+    return _HEAD.pack(kind, len(body) + 4) + body
+
+
+FLUSH = message(b"H")
+SYNC = message(b"S")
+TERMINATE = message(b"X")
+PARSE_COMPLETE = message(b"1")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One field of a RowDescription."""
+
+    name: bytes
+    type_oid: int
+    format: int = 0
+    table_oid: int = 0
+    attribute: int = 0
+    type_size: int = -1
+    type_modifier: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """A Parse message; `types` are parameter type OIDs, 0 where the server shall infer."""
+
+    name: bytes
+    text: bytes
+    types: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A Bind message; `parameters` is the raw middle part (formats and values), which we never look into."""
+
+    portal: bytes
+    statement: bytes
+    parameters: bytes
+    result_formats: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFields:
+    """An ErrorResponse or NoticeResponse by its field codes (protocol-error-fields.html), values still in the client's encoding."""
+
+    fields: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def sqlstate(self) -> str:
+        return self.fields.get(b"C", b"XX000").decode("ascii", "replace")
+
+    @property
+    def text(self) -> str:
+        return self.fields.get(b"M", b"").decode("utf-8", "replace")
+
+    @property
+    def position(self) -> int | None:
+        value = self.fields.get(b"P")
+        return int(value) if value and value.isdigit() else None
+
+    def with_position(self, position: int | None) -> ErrorFields:
+        fields = {code: value for code, value in self.fields.items() if code != b"P"}
+        if position is not None:
+            fields[b"P"] = b"%d" % position
+        return ErrorFields(fields)
+
+    def encode(self, kind: bytes = b"E") -> bytes:
+        return message(kind, b"".join(code + value + b"\0" for code, value in self.fields.items()) + b"\0")
+
+
+def read_string(body: bytes, pos: int) -> tuple[bytes, int]:
+    """The NUL-terminated string at `pos` and the place behind it."""
+    end = body.find(b"\0", pos)
+    if end < 0:
+        raise ProtocolViolation("invalid string in message")
+    return body[pos:end], end + 1
+
+
+def read_parse(body: bytes) -> Parse:
+    name, pos = read_string(body, 0)
+    text, pos = read_string(body, pos)
+    if len(body) < pos + 2:
+        raise ProtocolViolation("invalid message format")
+    (count,) = _I16.unpack_from(body, pos)
+    if len(body) != pos + 2 + 4 * count:
+        raise ProtocolViolation("invalid message format")
+    return Parse(name, text, unpack_from(f"!{count}I", body, pos + 2))
+
+
+def parse(message_: Parse) -> bytes:
+    types = pack(f"!H{len(message_.types)}I", len(message_.types), *message_.types)
+    return message(b"P", message_.name + b"\0" + message_.text + b"\0" + types)
+
+
+def read_bind(body: bytes) -> Bind:
+    portal, pos = read_string(body, 0)
+    statement, pos = read_string(body, pos)
+    start = pos
+    try:
+        (formats,) = _I16.unpack_from(body, pos)
+        pos += 2 + 2 * formats
+        (values,) = _I16.unpack_from(body, pos)
+        pos += 2
+        for _ in range(values):
+            (size,) = _I32.unpack_from(body, pos)
+            pos += 4 + max(size, 0)
+        (count,) = _I16.unpack_from(body, pos)
+        results = unpack_from(f"!{count}h", body, pos + 2)
+    except Exception as problem:
+        raise ProtocolViolation("invalid message format") from problem
+    return Bind(portal, statement, body[start:pos], results)
+
+
+def bind(message_: Bind) -> bytes:
+    formats = pack(f"!H{len(message_.result_formats)}h", len(message_.result_formats), *message_.result_formats)
+    return message(b"B", message_.portal + b"\0" + message_.statement + b"\0" + (message_.parameters or b"\0\0\0\0") + formats)
+
+
+def describe(kind: bytes, name: bytes) -> bytes:
+    """`kind` is b'S' for a statement, b'P' for a portal."""
+    return message(b"D", kind + name + b"\0")
+
+
+def execute(portal: bytes, limit: int = 0) -> bytes:
+    return message(b"E", portal + b"\0" + pack("!I", limit))
+
+
+def close(kind: bytes, name: bytes) -> bytes:
+    return message(b"C", kind + name + b"\0")
+
+
+def query(text: bytes) -> bytes:
+    return message(b"Q", text + b"\0")
+
+
+def copy_data(line: bytes) -> bytes:
+    return message(b"d", line)
+
+
+def copy_done() -> bytes:
+    return message(b"c")
+
+
+def command_complete(tag: bytes) -> bytes:
+    return message(b"C", tag + b"\0")
+
+
+def read_row_description(body: bytes) -> tuple[Column, ...]:
+    (count,) = _I16.unpack_from(body, 0)
+    pos, columns = 2, []
+    for _ in range(count):
+        name, pos = read_string(body, pos)
+        table, attribute, oid, size, modifier, format_ = _COLUMN.unpack_from(body, pos)
+        pos += _COLUMN.size
+        columns.append(Column(name, oid, format_, table, attribute, size, modifier))
+    return tuple(columns)
+
+
+def row_description(columns: Sequence[Column]) -> bytes:
+    parts = [_I16.pack(len(columns))]
+    for c in columns:
+        parts.append(c.name + b"\0")
+        parts.append(_COLUMN.pack(c.table_oid, c.attribute, c.type_oid, c.type_size, c.type_modifier, c.format))
+    return message(b"T", b"".join(parts))
+
+
+def read_data_row(body: bytes) -> list[bytes | None]:
+    (count,) = _I16.unpack_from(body, 0)
+    pos, values = 2, list[bytes | None]()
+    for _ in range(count):
+        (size,) = _I32.unpack_from(body, pos)
+        pos += 4
+        if size < 0:
+            values.append(None)
+        else:
+            values.append(body[pos : pos + size])
+            pos += size
+    return values
+
+
+def data_row(values: Iterable[bytes | None]) -> bytes:
+    parts = [b"" if v is None else v for v in (items := list(values))]
+    packed = b"".join(_I32.pack(-1 if v is None else len(v)) + p for v, p in zip(items, parts, strict=True))
+    return message(b"D", _I16.pack(len(items)) + packed)
+
+
+def read_error(body: bytes) -> ErrorFields:
+    fields, pos = {}, 0
+    while pos < len(body) and body[pos] != 0:
+        code = body[pos : pos + 1]
+        fields[code], pos = read_string(body, pos + 1)
+    return ErrorFields(fields)
+
+
+def error_response(error: ThanoError, severity: str = "ERROR", encoding: str = "utf-8") -> bytes:
+    """Our error as the client's driver expects one: S, V, C and M always, the rest where known."""
+    fields = {b"S": severity, b"V": severity, b"C": error.sqlstate, b"M": error.message}
+    optional = {b"D": error.detail, b"H": error.hint, b"P": None if error.position is None else str(error.position)}
+    fields.update({code: value for code, value in optional.items() if value is not None})
+    return ErrorFields({code: _text(value, encoding) for code, value in fields.items()}).encode()
+
+
+def notice(text: str, *, severity: str = "NOTICE", sqlstate: str = "00000", hint: str | None = None, encoding: str = "utf-8") -> bytes:
+    fields = {b"S": severity, b"V": severity, b"C": sqlstate, b"M": text}
+    if hint is not None:
+        fields[b"H"] = hint
+    return ErrorFields({code: _text(value, encoding) for code, value in fields.items()}).encode(b"N")
+
+
+def _text(value: str, encoding: str) -> bytes:
+    return value.replace("\0", "\\0").encode(encoding, "replace")

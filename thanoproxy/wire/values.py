@@ -1,0 +1,86 @@
+"""Values inside rows, without unpacking the rows: one field read, fields appended."""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Sequence
+from struct import Struct
+
+from thanoproxy.errors import WrongType
+
+__all__ = ["BYTEA", "FLOAT8", "INT4", "INT8", "TEXT", "TEXT_ARRAY", "TEXT_TYPES", "append_fields", "bytea", "encode_value", "field_at"]
+
+_I16 = Struct("!H")
+_I32 = Struct("!i")
+
+# pg_type.dat; stable since these types exist.
+BYTEA, INT8, INT4, TEXT, FLOAT8, TEXT_ARRAY = 17, 20, 23, 25, 701, 1009
+TEXT_TYPES = frozenset({TEXT, 1043, 1042, 19, 705})
+"""text, varchar, bpchar, name, and an untyped literal: types whose binary and text formats are the same bytes."""
+
+
+def field_at(body: bytes, index: int) -> bytes | None:
+    """Field `index` of a DataRow's body; None for NULL."""
+    pos = 2
+    unpack = _I32.unpack_from
+    for _ in range(index):
+        (size,) = unpack(body, pos)
+        pos += 4 + size if size > 0 else 4
+    (size,) = unpack(body, pos)
+    return None if size < 0 else body[pos + 4 : pos + 4 + size]
+
+
+def append_fields(body: bytes, values: Sequence[bytes | None]) -> bytes:
+    """The whole DataRow message with `values` added behind the row's own fields."""
+    tail = b"".join(_I32.pack(-1) if v is None else _I32.pack(len(v)) + v for v in values)
+    (count,) = _I16.unpack_from(body)
+    return b"".join((b"D", _I32.pack(len(body) + len(tail) + 4), _I16.pack(count + len(values)), body[2:], tail))
+
+
+def encode_value(value: object, type_oid: int, format_: int, codec: str) -> bytes | None:
+    """A value of ours as a field of one of the types above; `format_` 1 is binary, as each type's send function writes it."""
+    if value is None:
+        return None
+    if type_oid == TEXT_ARRAY:
+        assert isinstance(value, list | tuple), "text[] is made of a sequence"
+        return _array([str(item).encode(codec, "replace") for item in value], format_)
+    packer = _BINARY.get(type_oid)
+    if format_ == 1 and packer is not None:
+        return packer.pack(value)
+    return str(value).encode(codec, "replace")
+
+
+_BINARY = {INT4: Struct("!i"), INT8: Struct("!q"), FLOAT8: Struct("!d")}
+_ARRAY_HEAD = Struct("!iiIii")
+
+
+def _array(items: Sequence[bytes], format_: int) -> bytes:
+    if format_ == 1:
+        head = _ARRAY_HEAD.pack(1, 0, TEXT, len(items), 1) if items else _ARRAY_HEAD.pack(0, 0, TEXT, 0, 0)[:12]
+        return head + b"".join(_I32.pack(len(item)) + item for item in items)
+    quoted = (b'"' + item.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"' for item in items)
+    return b"{" + b",".join(quoted) + b"}"
+
+
+def bytea(value: bytes, format_: int) -> bytes:
+    """The bytes of a bytea field; `format_` 0 is text (hex or, with bytea_output=escape, escaped)."""
+    if format_ == 1:
+        return value
+    if value.startswith(b"\\x"):
+        try:
+            return binascii.unhexlify(value[2:])
+        except binascii.Error as problem:
+            raise WrongType("invalid hexadecimal data in a bytea value") from problem
+    return _unescape(value)
+
+
+def _unescape(value: bytes) -> bytes:
+    head, *rest = value.split(b"\\")
+    parts = [head]
+    pieces = iter(rest)
+    for piece in pieces:
+        if piece == b"":
+            parts.append(b"\\" + next(pieces, b""))
+        else:
+            parts.append(bytes((int(piece[:3], 8),)) + piece[3:])
+    return b"".join(parts)

@@ -1,0 +1,302 @@
+"""The heart of a worker: one thread that owns a device and gives it, batch by batch, to whoever's turn it is.
+
+Around that thread: loader threads that read and decode images ahead of it, and one that loads models.  Requests come in
+through `submit` from any thread and never block; replies go out through the callback given with each request, on any thread.
+
+    submit(Predict) - model resident? - decode (Intake) - ready chunks --\\
+    submit(Build)   - queue of builds ----------------------------------- next_turn - device
+    submit(Cancel)  - takes effect before the next turn
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import torch
+
+from thanoproxy.catalog.artifacts import open_store
+from thanoproxy.engine import inference
+from thanoproxy.engine.build import Workshop, build
+from thanoproxy.engine.device import choose
+from thanoproxy.engine.model import Model
+from thanoproxy.engine.progress import Step
+from thanoproxy.engine.residency import Residency
+from thanoproxy.errors import Canceled, InternalError, ThanoError, TooManyRequests
+from thanoproxy.images import open_sources
+from thanoproxy.images.loader import LoaderThreads
+from thanoproxy.models.weights import WeightsFinder
+from thanoproxy.workers import jobs
+from thanoproxy.workers.predicting import Chunk, Intake, Prediction
+from thanoproxy.workers.schedule import Passed, next_turn
+from thanoproxy.workers.settings import WorkerSettings
+
+__all__ = ["DeviceLoop", "Reply"]
+
+Reply = Callable[[jobs.Reply], None]
+Key = tuple[object, str]
+
+QUEUED_INTERVAL = 5.0
+"""Seconds between two reports of a BUILD that waits for another one to end."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Task:
+    """A request under way: whose it is, where its replies go, and what it has become."""
+
+    key: Key
+    request: jobs.Predict | jobs.Build | jobs.Load
+    reply: Reply
+    prediction: Prediction | None = None
+    steps: Generator[Step, None, jobs.Built] | None = None
+    reported: float = 0.0
+
+
+class DeviceLoop:
+    """A worker on the device called `device`.  Raises `ConfigurationError` for a device or a store that is not there.
+
+    `on_fatal` is called when the device itself is lost, which nothing in this process can mend.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, device: str = "auto", on_fatal: Callable[[BaseException], None] = lambda error: None
+    ) -> None:
+        self.device = choose(device, settings.threads)
+        self._on_fatal = on_fatal
+        self._queue_rows = settings.queue_rows
+        store = open_store(settings.artifacts_url)
+        sources = open_sources(settings.image_roots)
+        cores = len(os.sched_getaffinity(0))
+        self._loaders = LoaderThreads(settings.loader_threads or cores, _one_core)
+        self._model_loader = LoaderThreads(1, _one_core)
+        self._residency = Residency(store, self.device, settings.model_memory)
+        weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
+        self._workshop = Workshop(self.device, store, sources, self._loaders, weights, settings.pixel_cache)
+        self._changed = threading.Condition()
+        self._intake = Intake(sources, self._loaders, self._changed, 4 * self.device.predict_batch, self._chunk_ready)
+        self._tasks: dict[Key, _Task] = {}
+        self._ready: list[Chunk] = []
+        self._builds: deque[_Task] = deque()
+        self._passed = Passed()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    # From any thread.
+
+    def submit(self, request: jobs.Request, reply: Reply, owner: object = None) -> None:
+        """Begin with a request; its replies go to `reply`.  `owner` sets apart jobs of the same name from different fronts."""
+        if isinstance(request, jobs.Cancel):
+            self._cancel((owner, request.job))
+            return
+        task = _Task((owner, request.job), request, reply)
+        with self._changed:
+            if isinstance(request, jobs.Predict) and self._rows_waiting() > self._queue_rows:
+                task.reply(_failed(request.job, TooManyRequests("the worker's queue is full", hint="Try again later.")))
+                return
+            self._tasks[task.key] = task
+            if isinstance(request, jobs.Build):
+                self._builds.append(task)
+                self._changed.notify()
+            elif isinstance(request, jobs.Predict) and (model := self._residency.loaded(request.artifact)) is not None:
+                self._begin(task, request, model)
+            else:
+                self._model_loader.submit(lambda: self._load(task, request))
+
+    def drop(self, owner: object) -> None:
+        """A front is gone: cancel everything of its."""
+        with self._changed:
+            for key in [key for key in self._tasks if key[0] is owner]:
+                self._cancel(key)
+
+    def close(self) -> None:
+        """Cancel everything and stop the threads."""
+        with self._changed:
+            for key in list(self._tasks):
+                self._cancel(key)
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        self._model_loader.close()
+        self._loaders.close()
+
+    def _cancel(self, key: Key) -> None:
+        with self._changed:
+            task = self._tasks.get(key)
+            if task is None:
+                return
+            self._fail(task, Canceled("canceling statement due to user request"))
+            if task.prediction is not None:
+                task.prediction.canceled = True
+                for chunk in [one for one in self._ready if one.prediction is task.prediction]:
+                    self._ready.remove(chunk)
+                    self._intake.done(chunk)
+                self._intake.drop(task.prediction)
+            self._changed.notify()
+
+    # On the model loader's thread.
+
+    def _load(self, task: _Task, request: jobs.Predict | jobs.Load) -> None:
+        if self._tasks.get(task.key) is not task:
+            return
+        try:
+            model = self._residency.get(request.artifact, verify=isinstance(request, jobs.Load))
+        except Exception as error:  # whatever it is, it is this request's answer
+            self._fail(task, error)
+            return
+        with self._changed:
+            if self._tasks.get(task.key) is not task:
+                return
+            if isinstance(request, jobs.Predict):
+                self._begin(task, request, model)
+            else:
+                self._finish(task, jobs.Loaded(request.job, model.classes))
+
+    def _begin(self, task: _Task, request: jobs.Predict, model: Model) -> None:
+        task.prediction = Prediction(request, model)
+        if task.prediction.chunks:
+            self._intake.add(task.prediction)
+        else:
+            self._finish(task, task.prediction.answer())
+
+    # On a loader thread, under the lock.
+
+    def _chunk_ready(self, chunk: Chunk) -> None:
+        self._ready.append(chunk)
+        self._changed.notify()
+
+    # On the device's thread.
+
+    def _run(self) -> None:
+        self.device.use_threads()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._ready or self._builds)
+                if self._closing:
+                    self._close_builds()
+                    return
+                kind, chosen, self._passed = next_turn([one.ready() for one in self._ready], bool(self._builds), self._passed)
+                chunks = [self._ready[at] for at in chosen]
+                for chunk in chunks:
+                    self._ready.remove(chunk)
+            try:
+                if kind == "predict":
+                    self._predict(chunks)
+                else:
+                    self._train()
+            except Exception as error:
+                log.exception("the device loop failed")
+                self._on_fatal(error)
+
+    def _predict(self, chunks: list[Chunk]) -> None:
+        try:
+            rankings = self._rank(chunks)
+        except Exception as error:
+            self._if_device_lost(error)
+            with self._changed:
+                for chunk in chunks:
+                    self._intake.done(chunk)
+                    task = self._task_of(chunk)
+                    if task is not None:
+                        self._fail(task, error)
+            return
+        with self._changed:
+            at = 0
+            for chunk in chunks:
+                task, end = self._task_of(chunk), at + len(chunk.pixels)
+                if chunk.prediction.finish(chunk, rankings[at:end]) and task is not None:
+                    self._finish(task, chunk.prediction.answer())
+                self._intake.done(chunk)
+                chunk.pixels = {}
+                at = end
+
+    def _rank(self, chunks: list[Chunk]) -> list[inference.Ranking]:
+        pixels = [one for chunk in chunks for one in chunk.pixels.values()]
+        if not pixels:
+            return []
+        top_k = max(chunk.prediction.request.top_k for chunk in chunks)
+        return inference.predict(chunks[0].prediction.model, torch.stack(pixels), top_k)
+
+    def _train(self) -> None:
+        """One step of the oldest BUILD."""
+        task = self._builds[0]
+        request = task.request
+        assert isinstance(request, jobs.Build), "only builds are queued here"
+        if task.steps is None:
+            task.steps = build(request, self._workshop)
+        if self._tasks.get(task.key) is not task:  # canceled
+            self._end_build(task)
+            return
+        try:
+            step = next(task.steps)
+        except StopIteration as end:
+            self._end_build(task)
+            self._finish(task, end.value)
+        except Exception as error:
+            self._if_device_lost(error)
+            self._end_build(task)
+            self._fail(task, error)
+        else:
+            if step is not None and self._tasks.get(task.key) is task:
+                task.reply(step)
+            self._tell_queued()
+
+    def _end_build(self, task: _Task) -> None:
+        if task.steps is not None:
+            task.steps.close()
+        task.steps = None
+        with self._changed:
+            self._builds.remove(task)
+        self.device.release()
+
+    def _close_builds(self) -> None:
+        for task in self._builds:
+            if task.steps is not None:
+                task.steps.close()
+
+    def _tell_queued(self) -> None:
+        now = time.monotonic()
+        with self._changed:
+            waiting = [task for task in list(self._builds)[1:] if now - task.reported >= QUEUED_INTERVAL]
+        for task in waiting:
+            task.reported = now
+            task.reply(jobs.Progress(job=task.key[1], phase="queued", images_done=0, images_total=0, images_per_second=0.0))
+
+    def _if_device_lost(self, error: Exception) -> None:
+        # After such an error every later call on this context fails as well (CUDA C++ Programming Guide, "Error Checking").
+        if self.device.is_cuda and isinstance(error, RuntimeError) and "CUDA error" in str(error):
+            log.critical("the CUDA device is lost: %s", error)
+            self._on_fatal(error)
+
+    # Ends.
+
+    def _task_of(self, chunk: Chunk) -> _Task | None:
+        return next((task for task in self._tasks.values() if task.prediction is chunk.prediction), None)
+
+    def _finish(self, task: _Task, answer: jobs.Reply) -> None:
+        if self._tasks.pop(task.key, None) is not None:
+            task.reply(answer)
+
+    def _fail(self, task: _Task, error: Exception) -> None:
+        if not isinstance(error, ThanoError):
+            log.error("job %s failed", task.key[1], exc_info=error)
+            error = InternalError("the worker failed", detail=f"{type(error).__name__}: {error}")
+        self._finish(task, _failed(task.key[1], error))
+
+    def _rows_waiting(self) -> int:
+        return sum(len(task.request.images) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
+
+
+def _failed(job: str, error: ThanoError) -> jobs.Failed:
+    return jobs.Failed(job, jobs.Failure(**error.to_fields()))  # type: ignore[arg-type]
+
+
+def _one_core() -> None:
+    torch.set_num_threads(1)

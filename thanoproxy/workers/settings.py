@@ -1,0 +1,31 @@
+"""What a pool of workers is told when it starts: plain data, so that it can cross to another process."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["WorkerSettings"]
+
+MIB = 1024 * 1024
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes.
+
+    `devices`: 'auto' (every CUDA device, or else the CPU), or names such as 'cpu', 'cuda:0', one worker for each.
+    `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
+    `scratch_folder`: where the rows of a BUILD wait for it; None means the system's folder for temporary files.
+    `queue_rows`: how many rows of PREDICTs one worker takes in before it refuses more (`TooManyRequests`).
+    """
+
+    artifacts_url: str
+    image_roots: tuple[str, ...] = ()
+    weights_roots: tuple[str, ...] = ()
+    allow_download: bool = False
+    devices: tuple[str, ...] = ("auto",)
+    threads: int | None = None
+    loader_threads: int | None = None
+    model_memory: int = 4096 * MIB
+    pixel_cache: int = 1024 * MIB
+    queue_rows: int = 65536
+    scratch_folder: str | None = None
