@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 __all__ = [
+    "AdminShutdown",
     "AlreadyExists",
     "ArtifactCorrupt",
     "Canceled",
@@ -35,6 +36,7 @@ __all__ = [
     "TooManyRequests",
     "UndefinedColumn",
     "UndefinedObject",
+    "UpstreamUnavailable",
     "WorkerFailure",
     "WrongObjectType",
     "WrongType",
@@ -104,6 +106,12 @@ class ThanoError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return ThanoError.from_fields, (self.to_fields(),)
+
+
+class UpstreamUnavailable(ThanoError):
+    """08006: the database server cannot be reached, or is gone."""
+
+    sqlstate = "08006"
 
 
 class ProtocolViolation(ThanoError):
@@ -212,6 +220,12 @@ class Canceled(ThanoError):
     """57014: the user, or statement_timeout, asked to stop."""
 
     sqlstate = "57014"
+
+
+class AdminShutdown(ThanoError):
+    """57P01: the proxy is being stopped."""
+
+    sqlstate = "57P01"
 
 
 class WorkerFailure(ThanoError):

@@ -32,6 +32,11 @@ class Device:
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def siblings(self) -> int:
+        """How many devices of this kind the machine has, this one included."""
+        return torch.cuda.device_count() if self.is_cuda else 1
+
     def use_threads(self) -> None:
         """Let torch use `threads` cores from the calling thread.
 

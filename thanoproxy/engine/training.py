@@ -142,8 +142,8 @@ class Trainer:
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
         with self._autocast():
-            for part in batch.pixels.split(self.micro_batch):
-                self.network(self._images(part))
+            for at in range(0, len(batch.rows), self.micro_batch):
+                self.network(self._images(batch.pixels[at : at + self.micro_batch]))
 
     @torch.inference_mode()
     def _evaluate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

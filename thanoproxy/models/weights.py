@@ -127,7 +127,7 @@ def _ways(architecture: Architecture) -> str:
         f"Either: OPTIONS (weights='file.safetensors') with a file below a weights root (--weights-root DIR); "
         f"or put {usual} into a weights root; "
         f"or into torch's cache ($TORCH_HOME/hub/checkpoints); "
-        f"or allow the download in the settings (THANOPROXY_WORKERS__ALLOW_DOWNLOAD=true); "
+        f"or allow the download in the settings (THANOPROXY_WEIGHTS__DOWNLOAD=true); "
         f"or train from scratch with OPTIONS (pretrained=false)."
     )
 

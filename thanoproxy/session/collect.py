@@ -81,7 +81,10 @@ class TrainingRun:
 
 def progress_text(progress: jobs.Progress) -> str:
     """The line a client reads while it waits."""
-    parts = [f"{progress.phase}: {progress.images_done}/{progress.images_total} images", f"{progress.images_per_second:.1f} images/s"]
+    parts = [
+        f"{progress.phase}: {progress.images_done}/{progress.images_total} images",
+        f"{progress.images_per_second:.1f} images/s",
+    ]
     epoch = progress.epoch
     if epoch is not None:
         parts.insert(0, f"epoch {epoch.epoch}")

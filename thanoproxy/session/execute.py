@@ -185,5 +185,3 @@ def seconds_of(setting: str) -> float:
     """A duration as SHOW prints it ('0', '250ms', '5s', '2min'), in seconds."""
     digits = setting.rstrip("abcdefghijklmnopqrstuvwxyz")
     return float(digits or 0) * _UNITS.get(setting[len(digits) :], 1e-3)
-
-

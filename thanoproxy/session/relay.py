@@ -33,7 +33,9 @@ _VERDICTS = 512
 class Relay:
     """One session.  `closed` resolves when both sides are gone."""
 
-    def __init__(self, startup: Startup, services: Services, cancel_upstream: Callable[[Relay], Awaitable[None]], tls: bool) -> None:
+    def __init__(
+        self, startup: Startup, services: Services, cancel_upstream: Callable[[Relay], Awaitable[None]], tls: bool
+    ) -> None:
         self.identity = Identity(startup.user, startup.database)
         self.services = services
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -56,6 +58,11 @@ class Relay:
         self._attending = False
         self._task: asyncio.Task[None] | None = None
         self._foreign: dict[bytes, None] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is owed and no transaction is open, so that ending the session loses nothing."""
+        return not self._attending and not self.owed.ready and not self.owed.unsynced and self._backend.status == ord("I")
 
     # Bytes.
 

@@ -92,5 +92,3 @@ class Prediction(Decoration):
             raise ThanoError.from_fields({field: getattr(failure, field) for field in failure.__struct_fields__})
         best = reply.classes[index]
         return (None if best is None else self._labels[best[0]],)
-
-

@@ -47,6 +47,7 @@ _HEAD = Struct("!cI")
 _I16 = Struct("!H")
 _I32 = Struct("!i")
 _COLUMN = Struct("!IhIhih")
+_NULL = _I32.pack(-1)
 
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
@@ -232,9 +233,8 @@ def read_data_row(body: bytes) -> list[bytes | None]:
 
 
 def data_row(values: Iterable[bytes | None]) -> bytes:
-    parts = [b"" if v is None else v for v in (items := list(values))]
-    packed = b"".join(_I32.pack(-1 if v is None else len(v)) + p for v, p in zip(items, parts, strict=True))
-    return message(b"D", _I16.pack(len(items)) + packed)
+    fields = [_NULL if v is None else _I32.pack(len(v)) + v for v in values]
+    return message(b"D", _I16.pack(len(fields)) + b"".join(fields))
 
 
 def read_error(body: bytes) -> ErrorFields:
@@ -253,7 +253,9 @@ def error_response(error: ThanoError, severity: str = "ERROR", encoding: str = "
     return ErrorFields({code: _text(value, encoding) for code, value in fields.items()}).encode()
 
 
-def notice(text: str, *, severity: str = "NOTICE", sqlstate: str = "00000", hint: str | None = None, encoding: str = "utf-8") -> bytes:
+def notice(
+    text: str, *, severity: str = "NOTICE", sqlstate: str = "00000", hint: str | None = None, encoding: str = "utf-8"
+) -> bytes:
     fields = {b"S": severity, b"V": severity, b"C": sqlstate, b"M": text}
     if hint is not None:
         fields[b"H"] = hint

@@ -23,7 +23,18 @@ from collections.abc import Callable
 
 from thanoproxy.wire.messages import ErrorFields, read_error
 
-__all__ = ["ASYNCHRONOUS", "REPLY_ENDS", "Collect", "Expectation", "Forward", "Pipeline", "Ready", "Rows", "Segment", "UpstreamError"]
+__all__ = [
+    "ASYNCHRONOUS",
+    "REPLY_ENDS",
+    "Collect",
+    "Expectation",
+    "Forward",
+    "Pipeline",
+    "Ready",
+    "Rows",
+    "Segment",
+    "UpstreamError",
+]
 
 ASYNCHRONOUS = frozenset(b"NSA")
 _READY, _ERROR, _DATA_ROW = b"ZED"

@@ -8,7 +8,19 @@ from struct import Struct
 
 from thanoproxy.errors import WrongType
 
-__all__ = ["BYTEA", "FLOAT8", "INT4", "INT8", "TEXT", "TEXT_ARRAY", "TEXT_TYPES", "append_fields", "bytea", "encode_value", "field_at"]
+__all__ = [
+    "BYTEA",
+    "FLOAT8",
+    "INT4",
+    "INT8",
+    "TEXT",
+    "TEXT_ARRAY",
+    "TEXT_TYPES",
+    "append_fields",
+    "bytea",
+    "encode_value",
+    "field_at",
+]
 
 _I16 = Struct("!H")
 _I32 = Struct("!i")

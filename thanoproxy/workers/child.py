@@ -48,15 +48,14 @@ class Child:
         self._why_over: ThanoError | None = None
 
     @classmethod
-    async def start(cls, settings: WorkerSettings, device: str, folder: str, leftovers: list[str]) -> Child:
-        """Start a process for `device` that listens in `folder` (made for it alone), and connect.
+    async def start(cls, settings: WorkerSettings, device: str, folder: str, name: str) -> Child:
+        """Start a process for `device` that listens in `folder` as `name`, and connect.
 
-        `leftovers` are folders that the process removes if this one is killed.
+        The folder is the pool's own, which the process removes if this one is killed.
 
         Raises what the process says is wrong with the settings, or `WorkerFailure`.
         """
-        os.mkdir(folder, 0o700)
-        socket = os.path.join(folder, "worker")
+        socket = os.path.join(folder, name)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # the current folder is not where modules come from
@@ -70,7 +69,7 @@ class Child:
         try:
             assert process.stdin is not None, "a pipe"
             assert process.stdout is not None, "a pipe"
-            process.stdin.write(msgspec.json.encode(Start(settings, device, socket, leftovers)) + b"\n")
+            process.stdin.write(msgspec.json.encode(Start(settings, device, folder, name)) + b"\n")
             async with asyncio.timeout(START_SECONDS):
                 started = _read_answer(await process.stdout.readline())
                 reader, writer = await asyncio.open_unix_connection(socket)

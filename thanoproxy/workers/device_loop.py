@@ -160,7 +160,7 @@ class DeviceLoop:
                 self._finish(task, jobs.Loaded(request.job, model.classes))
 
     def _begin(self, task: _Task, request: jobs.Predict, model: Model) -> None:
-        task.prediction = Prediction(request, model)
+        task.prediction = Prediction(task.key, request, model)
         if task.prediction.chunks:
             self._intake.add(task.prediction)
         else:
@@ -278,7 +278,8 @@ class DeviceLoop:
     # Ends.
 
     def _task_of(self, chunk: Chunk) -> _Task | None:
-        return next((task for task in self._tasks.values() if task.prediction is chunk.prediction), None)
+        task = self._tasks.get(chunk.prediction.key)
+        return task if task is not None and task.prediction is chunk.prediction else None
 
     def _finish(self, task: _Task, answer: jobs.Reply) -> None:
         if self._tasks.pop(task.key, None) is not None:

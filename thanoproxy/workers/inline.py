@@ -6,17 +6,14 @@ Imports torch when it starts, not when it is imported.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from thanoproxy.engine.memory import keep_freed_memory
 from thanoproxy.errors import Canceled
 from thanoproxy.workers import jobs
+from thanoproxy.workers.memory import keep_freed_memory
 from thanoproxy.workers.replies import one_reply, until_built
 from thanoproxy.workers.settings import WorkerSettings
-from thanoproxy.workers.spool import SpoolWriter
 
 if TYPE_CHECKING:
     from thanoproxy.workers.device_loop import DeviceLoop
@@ -30,11 +27,9 @@ class InlinePool:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._device_loop: DeviceLoop | None = None
-        self._folder = ""
 
     async def start(self) -> None:
         """Import torch and start the threads.  Raises `ConfigurationError`."""
-        self._folder = tempfile.mkdtemp(prefix="thanoproxy-", dir=self._settings.scratch_folder)
         keep_freed_memory()
         self._device_loop = await asyncio.to_thread(_start, self._settings)
 
@@ -43,10 +38,6 @@ class InlinePool:
         if self._device_loop is not None:
             device_loop, self._device_loop = self._device_loop, None
             await asyncio.to_thread(device_loop.close)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def new_spool(self) -> SpoolWriter:
-        return SpoolWriter(self._folder)
 
     async def load(self, request: jobs.Load) -> jobs.Loaded:
         return await one_reply(self._send, request, jobs.Loaded)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator
@@ -20,7 +19,6 @@ from thanoproxy.workers import jobs
 from thanoproxy.workers.child import Child
 from thanoproxy.workers.replies import Answer, one_reply, until_built
 from thanoproxy.workers.settings import WorkerSettings
-from thanoproxy.workers.spool import SpoolWriter
 
 __all__ = ["LocalPool"]
 
@@ -39,7 +37,7 @@ class LocalPool:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._sockets = self._spools = ""
+        self._folder = ""
         self._seats: list[_Seat] = []
         self._changed = asyncio.Condition()
         self._closing = False
@@ -56,9 +54,8 @@ class LocalPool:
 
     async def start(self) -> None:
         """Start every worker and wait until all are ready.  Raises `ConfigurationError` or `WorkerFailure`."""
-        # Not below the scratch folder, because a socket's path may have no more than 107 bytes (unix(7)).
-        self._sockets = tempfile.mkdtemp(prefix="thanoproxy-")
-        self._spools = tempfile.mkdtemp(prefix="thanoproxy-", dir=self._settings.scratch_folder)
+        # In the system's folder for temporary files, because a socket's path may have no more than 107 bytes (unix(7)).
+        self._folder = tempfile.mkdtemp(prefix="thanoproxy-")
         try:
             for device in self._settings.devices:
                 child = await self._add_seat(device)
@@ -75,11 +72,7 @@ class LocalPool:
         async with self._changed:
             self._changed.notify_all()
         await asyncio.gather(*(seat.close() for seat in self._seats))
-        for folder in (self._sockets, self._spools):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def new_spool(self) -> SpoolWriter:
-        return SpoolWriter(self._spools)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def load(self, request: jobs.Load) -> jobs.Loaded:
         return await self._ask(request, jobs.Loaded)
@@ -121,7 +114,7 @@ class LocalPool:
         return min(children, key=lambda child: (child.builds, child.rows_under_way))
 
     async def _add_seat(self, device: str) -> Child:
-        seat = _Seat(self._settings, device, [self._sockets, self._spools], self._changed)
+        seat = _Seat(self._settings, device, self._folder, self._changed)
         self._seats.append(seat)
         return await seat.open()
 
@@ -129,13 +122,13 @@ class LocalPool:
 class _Seat:
     """A device and the process that serves it, one after the other."""
 
-    def __init__(self, settings: WorkerSettings, device: str, folders: list[str], changed: asyncio.Condition) -> None:
+    def __init__(self, settings: WorkerSettings, device: str, folder: str, changed: asyncio.Condition) -> None:
         self.device = device
         self.child: Child | None = None
         self.failed_starts = 0
         self.last_error: ThanoError | None = None
         self._settings = settings
-        self._folders = folders
+        self._folder = folder
         self._closing = False
         self._changed = changed
         self._starts = 0
@@ -183,7 +176,7 @@ class _Seat:
     async def _start(self) -> Child:
         self._starts += 1
         name = f"{self.device.replace(':', '')}-{self._starts}"
-        child = await Child.start(self._settings, self.device, os.path.join(self._folders[0], name), self._folders)
+        child = await Child.start(self._settings, self.device, self._folder, name)
         self.failed_starts = 0
         await self._seat(child)
         return child

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from thanoproxy.workers import jobs
-from thanoproxy.workers.spool import SpoolWriter
 
 __all__ = ["Pool"]
 
@@ -24,9 +23,6 @@ class Pool(Protocol):
 
     async def close(self) -> None:
         """Stop them; jobs still running fail with `Canceled`."""
-
-    def new_spool(self) -> SpoolWriter:
-        """A spool for a `Build` of this pool, in a place that its workers can read and that does not outlive the pool."""
 
     async def load(self, request: jobs.Load) -> jobs.Loaded:
         """Verify an artifact and make it resident.  Raises `ArtifactCorrupt`."""

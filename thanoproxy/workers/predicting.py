@@ -33,7 +33,8 @@ INTERACTIVE, BULK, TRAINING = 0, 1, 2
 class Prediction:
     """One request under way.  `finish` gives the answer once every chunk is done."""
 
-    def __init__(self, request: jobs.Predict, model: Model) -> None:
+    def __init__(self, key: tuple[object, str], request: jobs.Predict, model: Model) -> None:
+        self.key = key
         self.request = request
         self.model = model
         self.canceled = False

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from thanoproxy.engine.memory import keep_freed_memory
 from thanoproxy.errors import ThanoError
 from thanoproxy.workers import jobs
 from thanoproxy.workers.frames import pack, read_frame
+from thanoproxy.workers.memory import keep_freed_memory
 from thanoproxy.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ DEVICE_LOST = 70  # EX_SOFTWARE
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What the parent says first: on which device to work, and at which path to listen."""
+    """What the parent says first: on which device to work, and as `name` in which of its folders to listen."""
 
     settings: WorkerSettings
     device: str
-    socket: str
-    folders: list[str] = []  # the parent's own, to be removed if it dies without having done so
+    folder: str
+    name: str
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -65,13 +65,13 @@ def main() -> None:
     answer = _take_stdout()
     keep_freed_memory()
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
-    threading.Thread(target=_end_with_stdin, args=(start.folders,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_end_with_stdin, args=(start.folder,), name="lifeline", daemon=True).start()
     try:
         device_loop = _make(start)
     except ThanoError as error:
         _say(answer, NotStarted(jobs.Failure(**error.to_fields())))  # type: ignore[arg-type]
         sys.exit(1)
-    asyncio.run(_serve(device_loop, start.socket, answer))
+    asyncio.run(_serve(device_loop, os.path.join(start.folder, start.name), answer))
 
 
 def _make(start: Start) -> DeviceLoop:
@@ -92,11 +92,10 @@ def _say(pipe: int, message: Started | NotStarted) -> None:
     os.close(pipe)
 
 
-def _end_with_stdin(folders: list[str]) -> None:
+def _end_with_stdin(folder: str) -> None:
     # A byte is the parent's goodbye; the bare end of the file says that it was killed and could clean up nothing.
     if not os.read(0, 1):
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     # No clean-up: nothing here needs it, and a batch under way could hold it up.
     os._exit(0)
 
@@ -106,15 +105,9 @@ async def _serve(device_loop: DeviceLoop, socket: str, answer: int) -> None:
         await _serve_front(device_loop, reader, writer)
 
     server = await asyncio.start_unix_server(serve_front, socket)
-    _say(answer, Started(device_loop.device.name, _count_devices(device_loop)))
+    _say(answer, Started(device_loop.device.name, device_loop.device.siblings))
     async with server:
         await server.serve_forever()
-
-
-def _count_devices(device_loop: DeviceLoop) -> int:
-    import torch
-
-    return torch.cuda.device_count() if device_loop.device.is_cuda else 1
 
 
 async def _serve_front(device_loop: DeviceLoop, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

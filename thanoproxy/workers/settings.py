@@ -14,7 +14,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `devices`: 'auto' (every CUDA device, or else the CPU), or names such as 'cpu', 'cuda:0', one worker for each.
     `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
-    `scratch_folder`: where the rows of a BUILD wait for it; None means the system's folder for temporary files.
     `queue_rows`: how many rows of PREDICTs one worker takes in before it refuses more (`TooManyRequests`).
     """
 
@@ -28,4 +27,3 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     model_memory: int = 4096 * MIB
     pixel_cache: int = 1024 * MIB
     queue_rows: int = 65536
-    scratch_folder: str | None = None

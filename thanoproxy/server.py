@@ -1,0 +1,195 @@
+"""The server: start, serve, drain.
+
+start    workers, job log, listening socket
+serve    each new socket: greet it, then cancel something or run a session
+drain    accept no more, let transactions end, say goodbye (57P01) to the rest
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import tempfile
+from pathlib import Path
+
+from thanoproxy.catalog.seal import open_seal
+from thanoproxy.catalog.service import Service
+from thanoproxy.config import Settings
+from thanoproxy.errors import AdminShutdown, UpstreamUnavailable
+from thanoproxy.session.door import Refused, greet
+from thanoproxy.session.relay import Relay
+from thanoproxy.session.services import Services
+from thanoproxy.session.upstream import Upstream
+from thanoproxy.statements.shapes import Seal
+from thanoproxy.wire import messages
+from thanoproxy.wire.startup import Cancel, Startup
+from thanoproxy.workers.inline import InlinePool
+from thanoproxy.workers.local import LocalPool
+from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.settings import WorkerSettings
+
+__all__ = ["Server", "serve"]
+
+_log = logging.getLogger(__name__)
+_BACKLOG = 1024
+_DRAIN_SECONDS = 10.0
+
+
+class Server:
+    """One front: a listening socket, its sessions, and the workers they share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        address = settings.upstream.address
+        path = address.socket_path
+        self.upstream = Upstream(address.host, address.port, None if path is None else str(path))
+        self.address = (settings.server.host, settings.server.port)
+        self.pool = make_pool(settings)
+        self._database = address.database or address.user or ""
+        self._log = Service(settings.upstream.required_url)
+        self._spool = tempfile.TemporaryDirectory(prefix="thanoproxy-", ignore_cleanup_errors=True)
+        self._services: Services | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._sessions: set[Relay] = set()
+        self._keys: dict[tuple[int, bytes], Relay] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to serve; `address` then has the port in use.  Raises `ConfigurationError`, or `OSError` if the port is taken."""
+        seal = open_seal(self.settings.artifacts.folder)
+        self._listener = self._listen()
+        self.address = self._listener.getsockname()[:2]
+        await self.pool.start()
+        self._services = Services(self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name))
+        if self._database:
+            await self._log.start(self._database)
+        self._accepting = asyncio.create_task(self._accept(self._listener))
+
+    async def close(self) -> None:
+        """Drain: idle sessions end at once, the others when their transaction does, or after a deadline."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        await self._drain()
+        await self.pool.close()
+        await self._log.close()
+        self._spool.cleanup()
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(self.address)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        return sock
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as problem:
+                # Out of descriptors, or a peer that left early: neither may end the server.
+                _log.warning("accept: %s", problem)
+                await asyncio.sleep(0.1)
+                continue
+            task = loop.create_task(self._welcome(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _welcome(self, sock: socket.socket) -> None:
+        """From a new socket to a running session, or to its end."""
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            async with asyncio.timeout(self.settings.server.login_timeout):
+                request = await greet(sock)
+                if isinstance(request, Cancel):
+                    await self._cancel(request)
+                    sock.close()
+                else:
+                    await self._open(sock, request)
+        except Refused as refused:
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().sock_sendall(sock, refused.reply)
+            sock.close()
+        except (OSError, TimeoutError):
+            sock.close()  # a health check that looked in, or a client that fell silent
+
+    async def _open(self, sock: socket.socket, startup: Startup) -> None:
+        assert self._services is not None, "started"
+        relay = Relay(startup, self._services, self._cancel_running, tls=False)
+        relay.on_key = self._remember
+        try:
+            await self.upstream.connect(relay.upstream)
+        except OSError as problem:
+            error = UpstreamUnavailable(f"cannot reach the database server: {problem.strerror or problem}")
+            raise Refused(messages.error_response(error, "FATAL")) from None
+        self._sessions.add(relay)
+        relay.closed.add_done_callback(lambda _: self._forget(relay))
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: relay.client, sock)
+        relay.upstream.write(startup.packet)
+
+    def _remember(self, relay: Relay) -> None:
+        self._keys[relay.identity.backend_pid, relay.identity.key] = relay
+
+    def _forget(self, relay: Relay) -> None:
+        self._sessions.discard(relay)
+        self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)
+
+    async def _cancel(self, request: Cancel) -> None:
+        """Stop what the session with this key does: at the server first, so that no cancel of its arrives after ours."""
+        relay = self._keys.get((request.pid, request.key))
+        if relay is None:
+            return  # unknown keys are answered by silence, and cost the server nothing
+        await self.upstream.cancel(request)
+        relay.stop("user request")
+
+    async def _cancel_running(self, relay: Relay) -> None:
+        await self.upstream.cancel(Cancel(relay.identity.backend_pid, relay.identity.key))
+
+    async def _drain(self) -> None:
+        for relay in list(self._sessions):
+            if relay.idle:
+                relay.fatal(AdminShutdown("terminating connection due to administrator command"))
+        waiting = [relay.closed for relay in self._sessions]
+        if waiting:
+            await asyncio.wait(waiting, timeout=_DRAIN_SECONDS)
+        for relay in list(self._sessions):
+            relay.fatal(AdminShutdown("terminating connection due to administrator command"))
+        for task in list(self._tasks):
+            task.cancel()
+
+
+def make_pool(settings: Settings) -> Pool:
+    """The workers that `settings` asks for, not yet started."""
+    told = WorkerSettings(
+        artifacts_url=settings.artifacts.url,
+        image_roots=tuple(map(str, settings.images.roots)),
+        weights_roots=tuple(map(str, settings.weights.roots)),
+        allow_download=settings.weights.download,
+        devices=tuple(settings.workers.devices.split(",")),
+        threads=settings.workers.threads or None,
+    )
+    return InlinePool(told) if settings.workers.pool == "inline" else LocalPool(told)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    server = Server(settings)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        await server.start()
+        _log.info("listening on %s port %d", *server.address)
+        await stopped.wait()
+    finally:
+        await server.close()
