@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-import secrets
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from tests.databases import Database, numbers
+from tests.serving import Proxy, paint_images, running_proxy
 from thanoproxy.catalog.install import install
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 
 TEMPLATE = "thanosql_template"
-_numbers = itertools.count(1)
 
 
 def run_aside(work: Coroutine[object, object, object]) -> None:
@@ -27,36 +25,8 @@ def run_aside(work: Coroutine[object, object, object]) -> None:
         thread.submit(asyncio.run, work).result()
 
 
-@dataclass(frozen=True)
-class Database:
-    """One database of the test server, and what it takes to connect to it."""
-
-    postgres: EmbeddedPostgres
-    name: str
-
-    @property
-    def url(self) -> str:
-        """As the superuser."""
-        return self.url_of("postgres", self.postgres.password)
-
-    def url_of(self, role: str, password: str) -> str:
-        return f"postgresql://{role}:{password}@127.0.0.1:{self.postgres.port}/{self.name}"
-
-    def add_role(self, prefix: str = "role", *, attributes: str = "LOGIN") -> tuple[str, str]:
-        """A new role, as (its name, the URL to connect as it).  Roles belong to the server, so names are never used twice."""
-        name, password = f"{prefix}_{next(_numbers)}", secrets.token_hex(8)
-        self.execute(f"CREATE ROLE {name} {attributes} PASSWORD '{password}'")
-        return name, self.url_of(name, password)
-
-    def execute(self, *statements: str) -> None:
-        """Run statements as the superuser, each in its own transaction."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            for statement in statements:
-                connection.execute(statement)
-
-
 def make_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Database]:
-    name = f"test_{next(_numbers)}"
+    name = f"test_{next(numbers)}"
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield Database(postgres, name)
@@ -66,7 +36,7 @@ def make_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Databas
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL 18 for the whole run."""
-    with temporary_directory("thanoproxy-test-") as folder, EmbeddedPostgres(folder / "pg", durable=False) as server:
+    with temporary_directory("thanoproxy-test-") as folder, EmbeddedPostgres(folder / "pg", durable=False, copy_binaries=True) as server:
         yield server
 
 
@@ -97,11 +67,35 @@ def module_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Datab
     yield from make_database(postgres, template)
 
 
-@pytest.fixture(scope="session")
-def test_data() -> Path:
-    """The folder with `data/` and `weights/`: $THANOPROXY_TEST_DATA, or `../shared` beside the repository."""
+def data_folder() -> Path | None:
+    """The folder with `data/` and `weights/`: $THANOPROXY_TEST_DATA, or `../shared` beside the repository; None if it is not there."""
     named = os.environ.get("THANOPROXY_TEST_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
-    if not (folder / "data").is_dir() or not (folder / "weights").is_dir():
-        pytest.skip(f"no test data in {folder} (set THANOPROXY_TEST_DATA)")
+    return folder if (folder / "data").is_dir() and (folder / "weights").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with real photos and weights."""
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("no photos and weights for tests (set THANOPROXY_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small images, `red/0.png` to `blue/11.png`."""
+    folder = tmp_path_factory.mktemp("images")
+    paint_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def proxy(postgres: EmbeddedPostgres, template: str, image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """One proxy for the whole run, with its workers in a thread; photos and weights of the test data are in reach if they exist."""
+    data = data_folder()
+    images = [image_root, *([data / "data" / "cat_and_dog"] if data else [])]
+    weights = [data / "weights"] if data else []
+    with running_proxy(postgres.url, images, tmp_path_factory.mktemp("artifacts"), weights=weights) as running:
+        yield running

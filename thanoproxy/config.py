@@ -265,7 +265,15 @@ def load(file: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None
     except (ValidationError, SettingsError) as error:
         raise ConfigurationError(_one_line(error)) from None
     # A class made in a function cannot be sent to another process; its sections can.
-    return Settings.model_construct(**{name: getattr(found, name) for name in Settings.model_fields})
+    sections = {name: getattr(found, name) for name in Settings.model_fields}
+    return Settings.model_construct(**{**sections, "artifacts": _beside(found.artifacts, found.upstream)})
+
+
+def _beside(artifacts: Artifacts, upstream: Upstream) -> Artifacts:
+    """The models of an embedded server lie in its folder, unless their place was chosen."""
+    if upstream.embedded is None or "url" in artifacts.model_fields_set:
+        return artifacts
+    return Artifacts(url=(upstream.embedded / "artifacts").as_uri())
 
 
 def _exclusive(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

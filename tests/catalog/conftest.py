@@ -11,7 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import Database, make_database, run_aside
+from tests.conftest import make_database, run_aside
+from tests.databases import Database
 from thanoproxy.catalog.install import install
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.embedded import temporary_directory

@@ -11,7 +11,7 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from tests.catalog.conftest import make_record
-from tests.conftest import Database
+from tests.databases import Database
 from thanoproxy.catalog import store
 from thanoproxy.errors import UndefinedColumn
 

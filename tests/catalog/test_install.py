@@ -5,10 +5,9 @@ import asyncio
 import psycopg
 import pytest
 
-from tests.conftest import Database
-from thanoproxy.catalog.connection import UpstreamUnavailable
+from tests.databases import Database
 from thanoproxy.catalog.install import LATEST, MIGRATIONS, install
-from thanoproxy.errors import ConfigurationError, InsufficientPrivilege
+from thanoproxy.errors import ConfigurationError, InsufficientPrivilege, UpstreamUnavailable
 
 
 async def test_installing_twice_does_nothing_the_second_time(empty_database: Database) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import Database
+from tests.databases import Database
 from thanoproxy.catalog.quote import ascii_json, copy_line, literal
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.catalog.conftest import make_record
-from tests.conftest import Database
+from tests.databases import Database
 from thanoproxy.catalog import store
 
 Connect = Callable[..., psycopg.Connection]

@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import Database
+from tests.databases import Database
 from thanoproxy.catalog import service as module
-from thanoproxy.catalog.connection import UpstreamUnavailable
 from thanoproxy.catalog.install import install
 from thanoproxy.catalog.service import Service
-from thanoproxy.errors import Canceled, DataError, InsufficientPrivilege, NotInstalled
+from thanoproxy.errors import Canceled, DataError, InsufficientPrivilege, NotInstalled, UpstreamUnavailable
 from thanoproxy.workers import jobs
 
 Connect = Callable[..., psycopg.Connection]
@@ -58,7 +57,7 @@ def built(job: str, *log: jobs.Epoch) -> jobs.Built:
 
 def one(database: Database, query: str) -> dict[str, object]:
     with psycopg.connect(database.url, row_factory=psycopg.rows.dict_row) as connection:
-        [row] = connection.execute(query).fetchall()  # type: ignore[call-overload]
+        [row] = connection.execute(query).fetchall()
         return dict(row)
 
 
@@ -85,6 +84,13 @@ async def test_a_job_from_begin_to_done(service: Service, database: Database) ->
     }  # fmt: skip
     assert one(database, "SELECT model, version, epoch, loss FROM thanosql.training_log") == {
         "model": "pets", "version": None, "epoch": 1, "loss": 0.5,
+    }  # fmt: skip
+    saving = jobs.Progress(job=job, phase="saving", images_done=0, images_total=0, images_per_second=0.0)
+    await service.progress(database.name, job, saving)
+    await settle(service, database)
+    assert one(database, shown.replace(" eta > now() AS ahead", " eta")) == {
+        "state": "running", "phase": "saving", "images_done": 10, "images_total": 40,
+        "images_per_second": 5.0, "loss": 0.5, "eta": None,
     }  # fmt: skip
     await service.finish(database.name, job, built(job, epoch(1, 0.4), epoch(2)), 3)
     assert one(database, "SELECT state, version, accuracy, images_done, eta, error FROM thanosql.jobs") == {

@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 import asyncpg
 
-from thanoproxy.errors import ThanoError
+from thanoproxy.errors import UpstreamUnavailable
 
-__all__ = ["Connection", "UpstreamUnavailable", "connect", "open_connection", "stranger"]
+__all__ = ["Connection", "connect", "open_connection", "stranger"]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -29,12 +29,6 @@ WHERE NOT r.rolsuper AND r.rolname <> current_user LIMIT 1
 """
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
-
-
-class UpstreamUnavailable(ThanoError):
-    """08006: the PostgreSQL behind us cannot be reached, or refuses what we log in with."""
-
-    sqlstate = "08006"
 
 
 async def open_connection(url: str, database: str | None = None) -> Connection:

@@ -41,11 +41,13 @@ INSERT INTO thanosql.job (id, kind, model, role, backend_pid, state, phase, prox
 VALUES ($1, $2, $3, $4, $5, 'running', 'reading', $6, $7)
 ON CONFLICT (id) DO NOTHING
 """
+# Phases that count no images, such as saving, leave the last numbers standing.
 # A job that another proxy took for dead, while we were out of touch, comes back to life with its next report.
 PROGRESS = """
 UPDATE thanosql.job SET
     state = CASE WHEN $2 = 'queued' THEN 'queued' ELSE 'running' END,
-    phase = $2, images_done = $3, images_total = $4, images_per_second = $5, loss = $6, accuracy = $7,
+    phase = $2, images_done = CASE WHEN $4 > 0 THEN $3 ELSE images_done END, images_total = coalesce(nullif($4, 0), images_total),
+    images_per_second = coalesce(nullif($5, 0), images_per_second), loss = coalesce($6, loss), accuracy = coalesce($7, accuracy),
     eta = now() + $8 * interval '1 second', updated_at = now(), finished_at = NULL, error = NULL, sqlstate = NULL
 WHERE id = $1
 """

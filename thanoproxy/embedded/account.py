@@ -74,14 +74,16 @@ def account_for(data: Path) -> Account:
 
 
 def unreachable(path: Path, account: Account) -> Path | None:
-    """The first folder on the way to `path`, itself included, that `account` may not enter or execute; None if all is well.
+    """The first step on the way to `path`, itself included, that `account` may not enter or execute; None if all is well.
+
+    What is not there yet is no obstacle.
 
     The kernel is asked (by a shell running as that user), since modes alone leave out access lists and read-only namespaces.
     """
     if not account.other:
         return None
     steps = [str(step) for step in (*reversed(path.parents), path)]
-    script = 'for step; do [ -x "$step" ] || { printf %s "$step"; exit 1; }; done'
+    script = 'for step; do [ ! -e "$step" ] || [ -x "$step" ] || { printf %s "$step"; exit 1; }; done'
     tried = subprocess.run(
         ["/bin/sh", "-c", script, "sh", *steps], capture_output=True, text=True, check=False, cwd="/", **account.popen_arguments()
     )

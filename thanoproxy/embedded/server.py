@@ -4,7 +4,9 @@
       postgres/           the cluster, owned by the user PostgreSQL runs as
       postgres.log        what the server says
       lock                held while we run, so that two of us never share one cluster
-    DIR.password          the owner's password as a libpq password file (mode 0600)
+      binaries/           a copy of PostgreSQL's programs, where it was asked for
+    DIR.password          the owner's password as a libpq password file (mode 0600); inside of DIR where its parent is not ours to
+                          write to, as with a volume of a container
 
 Passwords are SCRAM everywhere, sockets included.  All of it blocks; `async with` runs it in a thread.
 """
@@ -13,16 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -30,57 +28,39 @@ from urllib.parse import quote, urlencode
 
 from thanoproxy.embedded import postmaster as pidfile
 from thanoproxy.embedded.account import Account, account_for, unreachable
-from thanoproxy.embedded.binaries import Binaries, find_binaries
+from thanoproxy.embedded.binaries import Binaries, copy_binaries, find_binaries
+from thanoproxy.embedded.cluster import OWNER, cluster_version, environment, last_line, make_cluster, reset_password
+from thanoproxy.embedded.folder import hold, make_folder, password_path
 from thanoproxy.embedded.postmaster import Postmaster
 from thanoproxy.errors import ConfigurationError
 
-__all__ = ["OWNER", "EmbeddedPostgres", "temporary_directory"]
+__all__ = ["EmbeddedPostgres"]
 
 log = logging.getLogger(__name__)
-
-OWNER = "postgres"
-"""The superuser of a cluster of ours, and the database made for it."""
 
 START_SECONDS = 300.0  # recovery after a crash reads the write-ahead log first
 STOP_SECONDS = 60.0
 SOCKET_PATH_LIMIT = 103  # sun_path on macOS and the BSDs, which is shorter than Linux's 107
 
-# The builtin provider sorts by code point and knows Unicode's cases, whatever locales the machine has.
-INITDB = (
-    "--auth=scram-sha-256",
-    f"--username={OWNER}",
-    "--encoding=UTF8",
-    "--locale=C",
-    "--locale-provider=builtin",
-    "--builtin-locale=C.UTF-8",
-    "--no-instructions",
-)
 NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
-
-
-@contextlib.contextmanager
-def temporary_directory(prefix: str = "thanoproxy-") -> Iterator[Path]:
-    """A new folder that goes with the block, and that the user who runs PostgreSQL may enter (but not list)."""
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        yield folder
 
 
 class EmbeddedPostgres:
     """PostgreSQL in `directory`, from `start` (or `with`, `async with`) to `stop`.
 
     `port` 0 means a free one; an adopted server keeps the port it has.  `durable=False` gives up safety against a crash of the
-    machine for speed, as tests and the demo may.  Every failure is a `ConfigurationError` of one line.
+    machine for speed, as tests may; `copy_binaries` copies PostgreSQL's programs into `directory` where the user who runs them
+    cannot reach the package.  Every failure is a `ConfigurationError` of one line.
     """
 
-    def __init__(self, directory: Path, *, port: int = 0, durable: bool = True) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, durable: bool = True, copy_binaries: bool = False) -> None:
         self.directory = directory.expanduser().absolute()
         self.data = self.directory / "postgres"
-        self.password_file = self.directory.with_name(self.directory.name + ".password")
+        self.password_file = password_path(self.directory)
         self.log_file = self.directory / "postgres.log"
         self._wanted_port = port
         self._durable = durable
+        self._copy_binaries = copy_binaries
         self._lock: IO[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._running: Postmaster | None = None
@@ -104,7 +84,10 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """How to reach it as the owner, password included."""
-        return f"postgresql://{OWNER}:{quote(self.password)}@127.0.0.1:{self.port}/{OWNER}"
+        return self._url(self.port)
+
+    def _url(self, port: int) -> str:
+        return f"postgresql://{OWNER}:{quote(self.password)}@127.0.0.1:{port}/{OWNER}"
 
     @property
     def pid(self) -> int:
@@ -113,6 +96,13 @@ class EmbeddedPostgres:
     def client_url(self, host: str, port: int, database: str = OWNER) -> str:
         """A URL for libpq and asyncpg that holds no secret: it names the password file."""
         return f"postgresql://{OWNER}@{host}:{port}/{quote(database)}?{urlencode({'passfile': self.password_file}, safe='/')}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server is still there; it may have been killed behind our back."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._running is not None and pidfile.alive(self._running, self.data)
 
     def _server(self) -> Postmaster:
         if self._running is None:
@@ -123,15 +113,17 @@ class EmbeddedPostgres:
 
     def start(self) -> Self:
         """Make the cluster if there is none, start its server or adopt the one that runs, and return once it takes connections."""
-        self._make_directory()
-        self._lock = _lock(self.directory / "lock")
+        account = account_for(self.data)
+        self._check_folder(account)
+        make_folder(self.directory, account)
+        self._lock = hold(self.directory / "lock")
         try:
-            account = account_for(self.data)
-            binaries = find_binaries(_cluster_version(self.data))
-            self._check_reach(account, binaries)
+            binaries = self._reachable(account, find_binaries(cluster_version(self.data)))
             if not self.data.exists():
-                self._make_cluster(account, binaries)
+                make_cluster(self.data, self.password_file, account, binaries, durable=self._durable)
             left = pidfile.read(self.data)
+            if left is not None and pidfile.alive(left, self.data) and not self.password_file.exists():
+                self._stop_adopted(left)
             if left is not None and pidfile.alive(left, self.data):
                 log.warning("adopting the PostgreSQL server %d that an earlier run left in %s", left.pid, self.data)
             else:
@@ -142,6 +134,17 @@ class EmbeddedPostgres:
             self.stop()
             raise
         return self
+
+    def inspect(self) -> str | None:
+        """What `start` would find, without starting or making anything: the URL if a server runs there, None if `start` would
+        make or start one.  Raises `ConfigurationError` where it would fail for want of rights or programs."""
+        account = account_for(self.data)
+        self._check_folder(account)
+        self._reachable(account, find_binaries(cluster_version(self.data)))
+        left = pidfile.read(self.data)
+        if left is None or not left.ready or not pidfile.alive(left, self.data):
+            return None
+        return self._url(left.port)
 
     def stop(self) -> None:
         """Shut the server down (fast: sessions are ended, everything is saved); safe to call twice."""
@@ -181,54 +184,26 @@ class EmbeddedPostgres:
 
     # Steps of start
 
-    def _make_directory(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"--embedded: cannot make the folder {self.directory}: {error.strerror}") from error
+    def _check_folder(self, account: Account) -> None:
+        blocked = unreachable(self.directory, account)
+        if blocked is not None:
+            raise ConfigurationError(_closed(account, "the data folder", blocked))
 
-    def _check_reach(self, account: Account, binaries: Binaries) -> None:
-        for path, what in ((self.directory, "the data folder"), (binaries.postgres, "PostgreSQL's programs")):
-            blocked = unreachable(path, account)
-            if blocked is not None:
-                raise ConfigurationError(
-                    f"--embedded: user {account.name!r}, which runs PostgreSQL here, cannot reach {what}: no access to {blocked}"
-                )
-
-    def _make_cluster(self, account: Account, binaries: Binaries) -> None:
-        """initdb into a folder of another name, so that a cluster is either whole or not there."""
-        fresh = Path(tempfile.mkdtemp(prefix="postgres.new-", dir=self.directory))
-        account.own(fresh)
-        password = secrets.token_hex(24)
-        password_copy = fresh.with_name(fresh.name + ".password")
-        _write_secret(password_copy, password + "\n")
-        account.own(password_copy)
-        command = [str(binaries.initdb), *INITDB, f"--pwfile={password_copy}", f"--pgdata={fresh}"]
-        try:
-            _write_secret(self.password_file, f"*:*:*:{OWNER}:{password}\n")
-            made = self._run(account, command if self._durable else [*command, "--no-sync"])
-            if made.returncode != 0:
-                raise ConfigurationError(f"--embedded: initdb failed: {_last_line(made.stderr) or _last_line(made.stdout)}")
-        finally:
-            password_copy.unlink()
-        fresh.rename(self.data)
+    def _reachable(self, account: Account, binaries: Binaries) -> Binaries:
+        """`binaries`, or a copy of them, where `account` can run them."""
+        blocked = unreachable(binaries.postgres, account)
+        if blocked is None:
+            return binaries
+        if not self._copy_binaries:
+            raise ConfigurationError(_closed(account, "PostgreSQL's programs", blocked))
+        return copy_binaries(binaries, self.directory / "binaries")
 
     def _prepare(self, account: Account, binaries: Binaries, *, stale: Postmaster | None) -> None:
         if stale is not None:
             pidfile.disown_stale(self.data)
         if not self.password_file.exists():
-            self._reset_password(account, binaries)
-
-    def _reset_password(self, account: Account, binaries: Binaries) -> None:
-        """A cluster without its password file, e.g. one moved here: give the owner a new password in single-user mode."""
-        log.warning("%s is missing; the owner of the cluster gets a new password", self.password_file)
-        password = secrets.token_hex(24)
-        command = [str(binaries.postgres), "--single", "-D", str(self.data), OWNER]
-        done = self._run(account, command, f"ALTER ROLE {OWNER} PASSWORD '{password}'\n")
-        if done.returncode != 0 or "ERROR:" in done.stderr:
-            reason = _last_line(done.stderr)
-            raise ConfigurationError(f"--embedded: {self.password_file} is missing, and a new password was refused: {reason}")
-        _write_secret(self.password_file, f"*:*:*:{OWNER}:{password}\n")
+            log.warning("%s is missing; the owner of the cluster gets a new password", self.password_file)
+            reset_password(self.data, self.password_file, account, binaries)
 
     def _launch(self, account: Account, binaries: Binaries) -> None:
         socket_path = self.data / ".s.PGSQL.65535"
@@ -240,14 +215,14 @@ class EmbeddedPostgres:
             *(() if self._durable else NOT_DURABLE),
         ]
         command = [str(binaries.postgres), "-D", str(self.data), *(part for setting in settings for part in ("-c", setting))]
-        with self.log_file.open("ab") as output:
+        with open(self.log_file, "ab", opener=_private) as output:
             # A session of its own: Ctrl-C at a terminal reaches us alone, and we stop it when the sessions are through.
             self._child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=_environment(),
+                env=environment(),
                 cwd="/",
                 start_new_session=True,
                 **account.popen_arguments(),
@@ -257,7 +232,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._child is not None and self._child.poll() is not None:
-                reason = _last_line(_tail(self.log_file))
+                reason = last_line(_tail(self.log_file))
                 raise ConfigurationError(f"--embedded: PostgreSQL did not start: {reason} (see {self.log_file})")
             running = pidfile.read(self.data)
             ours = self._child is None or (running is not None and running.pid == self._child.pid)
@@ -276,64 +251,13 @@ class EmbeddedPostgres:
                 return
             time.sleep(0.05)
 
-    def _run(self, account: Account, command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=_environment(),
-            cwd="/",
-            **account.popen_arguments(),
-        )
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # a failed statement is logged whole, with any password in it
 
 
-def _lock(path: Path) -> IO[str]:
-    """Hold `path` as long as this process lives.  Raises `ConfigurationError` where another one holds it."""
-    try:
-        held = path.open("a+")
-    except OSError as error:
-        raise ConfigurationError(f"--embedded: cannot write to {path.parent}: {error.strerror}") from error
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        held.seek(0)
-        owner = held.read().strip() or "unknown"
-        held.close()
-        raise ConfigurationError(f"--embedded: {path.parent} is in use by another thanoproxy (process {owner})") from None
-    held.truncate(0)
-    held.write(f"{os.getpid()}\n")
-    held.flush()
-    return held
-
-
-def _cluster_version(data: Path) -> int | None:
-    try:
-        return int((data / "PG_VERSION").read_text().split(".")[0])
-    except (FileNotFoundError, NotADirectoryError):
-        if data.exists():
-            raise ConfigurationError(f"--embedded: {data} is there and is no PostgreSQL cluster") from None
-        return None
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Write `path` whole, readable by its owner only, from the first byte on."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=path.name + ".", dir=path.parent)
-    except OSError as error:
-        raise ConfigurationError(f"--embedded: cannot write the password file {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(name, path)
-
-
-def _environment() -> dict[str, str]:
-    """No PG… variable of ours may reach the server: PGPORT, PGDATA and others would become its settings."""
-    kept = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
-    return {**kept, "LC_ALL": "C"}
+def _closed(account: Account, what: str, blocked: Path) -> str:
+    return f"--embedded: user {account.name!r}, which runs PostgreSQL here, cannot reach {what}: no access to {blocked}"
 
 
 def _free_port() -> int:
@@ -351,10 +275,3 @@ def _tail(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4000))
         return file.read().decode(errors="replace")
-
-
-def _last_line(text: str) -> str:
-    """The line that says what went wrong: the last FATAL, PANIC or error, else the last line at all."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    blamed = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "error:", "ERROR:"))]
-    return (blamed or lines or [""])[-1]

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from thanoproxy.errors import WorkerFailure
 
-__all__ = ["NotBeneath", "Roots"]
+__all__ = ["NotBeneath", "Roots", "TooLarge"]
 
 MAX_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 
@@ -30,6 +30,10 @@ _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the process's o
 
 class NotBeneath(Exception):
     """There is no such regular file below the roots, or it may not be read.  It says no more on purpose."""
+
+
+class TooLarge(Exception):
+    """The file has more bytes than the caller wants."""
 
 
 class Roots:
@@ -60,23 +64,16 @@ class Roots:
         raise NotBeneath
 
     def read(self, name: str, limit: int) -> bytes:
-        """The file's bytes, at most `limit` + 1 of them, so that the caller sees when there are more."""
+        """The file's bytes.  Raises `NotBeneath`, or `TooLarge` before reading any where there are more than `limit`."""
         with os.fdopen(self.open(name), "rb", buffering=0) as file:
-            return read_at_most(file.fileno(), limit + 1)
-
-
-def read_at_most(descriptor: int, limit: int) -> bytes:
-    """Up to `limit` bytes from the descriptor's position."""
-    size = min(os.fstat(descriptor).st_size, limit)
-    data = os.read(descriptor, size)
-    if len(data) == size:
-        return data
-    parts = [data]
-    left = size - len(data)
-    while left and (part := os.read(descriptor, left)):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise TooLarge
+            # Not to the end of the file, which may be growing.
+            data = file.read(size)
+            while len(data) < size and (more := file.read(size - len(data))):
+                data += more
+            return data
 
 
 class _Root:

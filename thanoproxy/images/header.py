@@ -136,11 +136,11 @@ def _tiff(data: bytes) -> tuple[int, int]:
 
 def _avif(data: bytes) -> tuple[int, int]:
     # Every `ispe` property (ISO/IEC 23008-12, 6.5.3) is an image or a tile of one; the largest is what a decoder may allocate.
-    meta = next((at, size) for kind, at, size in _boxes(data, 0, len(data)) if kind == b"meta")
-    end = meta[0] + meta[1]
     sizes = [
         struct.unpack_from(">II", data, at + 4)
-        for kind, at, size in _boxes(data, meta[0] + 4, end)
+        for kind, at, size in _boxes(data, 0, len(data))
+        if kind == b"meta"
+        for kind, at, size in _boxes(data, at + 4, at + size)  # after version and flags
         if kind == b"iprp"
         for kind, at, size in _boxes(data, at, at + size)
         if kind == b"ipco"

@@ -8,8 +8,8 @@ from typing import Self
 from urllib.parse import unquote
 
 from thanoproxy.errors import FileUnavailable
-from thanoproxy.images.beneath import NotBeneath, Roots
-from thanoproxy.images.source import MAX_BYTES, Source, shown
+from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
+from thanoproxy.images.source import MAX_BYTES, Source, shown, too_large
 
 __all__ = ["LocalPath"]
 
@@ -38,6 +38,8 @@ class LocalPath(Source):
             return self._roots.read(name, MAX_BYTES)
         except NotBeneath:
             raise FileUnavailable(f"image file {shown(image)} is not available", hint=self._hint()) from None
+        except TooLarge:
+            raise too_large(image) from None
 
     def _hint(self) -> str:
         if not self._any:

@@ -8,7 +8,7 @@ from typing import Self
 
 from thanoproxy.errors import FeatureNotSupported, InvalidImage
 
-__all__ = ["MAX_BYTES", "Source", "Sources", "shown"]
+__all__ = ["MAX_BYTES", "Source", "Sources", "shown", "too_large"]
 
 MAX_BYTES = 64 * 1024 * 1024
 """The largest encoded image that is read, in bytes."""
@@ -51,8 +51,13 @@ class Sources:
         if not data:
             raise InvalidImage(f"image {shown(image)} is empty")
         if len(data) > MAX_BYTES:
-            raise InvalidImage(f"image {shown(image)} is larger than {MAX_BYTES // (1024 * 1024)} MB")
+            raise too_large(image)
         return data
+
+
+def too_large(image: str | bytes) -> InvalidImage:
+    """The error for an encoded image beyond `MAX_BYTES`."""
+    return InvalidImage(f"image {shown(image)} is larger than {MAX_BYTES // (1024 * 1024)} MB")
 
 
 def shown(image: str | bytes) -> str:

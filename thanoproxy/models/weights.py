@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from thanoproxy.errors import FileUnavailable, InvalidOption
-from thanoproxy.images.beneath import NotBeneath, Roots
+from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
 from thanoproxy.models.architecture import Architecture
 
 __all__ = ["Weights", "WeightsFinder", "put_into"]
@@ -55,27 +53,28 @@ class WeightsFinder:
         """
         if name is not None:
             return self._named(architecture, name)
-        for usual in architecture.weight_files:
-            try:
-                return read_weights(usual, self._roots.read(usual, MAX_BYTES))
-            except NotBeneath:
-                continue
-        cache = Roots([_torch_cache()])
-        for usual in architecture.weight_files:
-            try:
-                return read_weights(usual, cache.read(usual, MAX_BYTES))
-            except NotBeneath:
-                continue
+        for roots in (self._roots, Roots([_torch_cache()])):
+            for usual in architecture.weight_files:
+                if (data := _read(roots, usual)) is not None:
+                    return read_weights(usual, data)
         if self._allow_download:
             return _download(architecture)
         raise FileUnavailable(f"no pretrained weights for {architecture.name} were found", hint=_ways(architecture))
 
     def _named(self, architecture: Architecture, name: str) -> Weights:
-        try:
-            data = self._roots.read(name, MAX_BYTES)
-        except NotBeneath:
-            raise FileUnavailable(f'weights file "{name}" is not available', hint=_ways(architecture)) from None
+        data = _read(self._roots, name)
+        if data is None:
+            raise FileUnavailable(f'weights file "{name}" is not available', hint=_ways(architecture))
         return read_weights(name, data)
+
+
+def _read(roots: Roots, name: str) -> bytes | None:
+    try:
+        return roots.read(name, MAX_BYTES)
+    except NotBeneath:
+        return None
+    except TooLarge:
+        raise InvalidOption(f'weights file "{name}" is larger than {MAX_BYTES // 1024**3} GB') from None
 
 
 def read_weights(name: str, data: bytes) -> Weights:
@@ -84,7 +83,7 @@ def read_weights(name: str, data: bytes) -> Weights:
         tensors = (
             load_safetensors(data) if name.endswith(".safetensors") else torch.load(io.BytesIO(data), "cpu", weights_only=True)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a stranger's bytes: the readers raise whatever they trip over
         raise InvalidOption(
             f'weights file "{name}" cannot be read',
             detail=str(error).splitlines()[0] if str(error) else type(error).__name__,

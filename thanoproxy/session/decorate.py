@@ -42,6 +42,7 @@ class RowStream:
         self._dropping = False
         self._news = asyncio.Event()
         self._batch = _FIRST_BATCH
+        self._batches = 0
         self.rows = 0
 
     def feed(self, body: bytes) -> None:
@@ -100,7 +101,9 @@ class RowStream:
     async def _predict(self, rows: list[bytes]) -> jobs.Predicted:
         index, image = self._decoration.image_column, self._decoration.image
         images = [image(field_at(row, index)) for row in rows]
-        request = self._decoration.request(self._job, images, bulk=self.rows > _INTERACTIVE_ROWS)
+        # Several batches of one statement are in flight at once, and replies are told apart by their job.
+        self._batches += 1
+        request = self._decoration.request(f"{self._job}.{self._batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
         return await self._pool.predict(request)
 
     async def _wait(self) -> None:

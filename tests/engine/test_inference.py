@@ -1,0 +1,144 @@
+"""Prediction of a batch, and models that stay in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.conftest import Rows
+from thanoproxy.catalog.artifacts import ArtifactStore
+from thanoproxy.engine import inference
+from thanoproxy.engine.build import Workshop
+from thanoproxy.engine.device import Device
+from thanoproxy.engine.model import Model, fold_batch_norm, load_model
+from thanoproxy.engine.residency import Residency
+from thanoproxy.errors import ArtifactCorrupt, DeviceOutOfMemory
+from thanoproxy.models.mobilenet import V2
+from thanoproxy.workers import jobs
+
+RunBuild = Callable[..., tuple[jobs.Built, list[jobs.Progress]]]
+PIXELS = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def artifact(run_build: RunBuild, pictures: tuple[Path, Rows]) -> str:
+    return run_build(pictures[1])[0].artifact
+
+
+@pytest.fixture
+def model(artifact: str, workshop: Workshop) -> Model:
+    return load_model(workshop.store, artifact, workshop.device)
+
+
+def test_classes_come_best_first_with_their_probabilities(model: Model) -> None:
+    rankings = inference.predict(model, PIXELS, top_k=5)
+    assert len(rankings) == 8
+    for ranking in rankings:
+        assert sorted(ranking.classes) == [0, 1], "two classes are all there are"
+        assert sum(ranking.scores) == pytest.approx(1.0)
+        assert ranking.scores[0] >= ranking.scores[1]
+    assert [len(ranking.classes) for ranking in inference.predict(model, PIXELS, top_k=1)] == [1] * 8
+
+
+def test_folding_batch_norm_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = V2.make(3, pretrained=False)
+    images = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        network(images)  # statistics other than 0 and 1
+        before = network.eval()(images)
+        folded = fold_batch_norm(network)
+        torch.testing.assert_close(folded(images), before, rtol=1e-3, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+
+
+def test_a_batch_too_large_for_the_device_is_halved(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, sizes, normalize = inference.predict(model, PIXELS, 1), [], inference.normalize
+
+    def with_room_for_three(pixels: torch.Tensor, *rest: object) -> torch.Tensor:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(pixels))
+        return normalize(pixels, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inference, "normalize", with_room_for_three)
+    assert [ranking.classes for ranking in inference.predict(model, PIXELS, 1)] == [ranking.classes for ranking in wanted]
+    assert sizes == [2, 2, 2, 2]
+
+
+def test_not_even_one_image(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(inference, "normalize", no_room)
+    with pytest.raises(DeviceOutOfMemory):
+        inference.predict(model, PIXELS, 1)
+
+
+def test_weights_that_do_not_fit_their_architecture_are_a_corrupt_artifact(workshop: Workshop) -> None:
+    saved = workshop.store.save(
+        b"\x02\0\0\0\0\0\0\0{}",
+        architecture="MobileNet_V2",
+        classes=["a", "b"],
+        preprocessing={"resize": 32, "crop": 32},
+        metrics={},
+        options={},
+        software={},
+    )
+    with pytest.raises(ArtifactCorrupt, match="does not fit MobileNet_V2"):
+        load_model(workshop.store, saved.id, workshop.device)
+
+
+class Counting:
+    """Loads for a residency, counted; every model is said to have 100 bytes."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def __call__(self, store: ArtifactStore, identity: str, device: Device) -> Model:
+        self.loaded.append(identity)
+        model = load_model(store, identity, device)
+        return Model(model.network, model.classes, model.preprocessing, device, 100)
+
+
+def test_a_model_is_loaded_once_and_the_least_recently_used_goes_first(
+    run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]
+) -> None:
+    a, b, c = (run_build(pictures[1], seed=seed)[0].artifact for seed in (1, 2, 3))
+    load = Counting()
+    residency = Residency(workshop.store, workshop.device, 250, load)
+    for identity in (a, b, a, a, c):
+        residency.get(identity)
+    assert load.loaded == [a, b, c]
+    assert residency.loaded(b) is None
+    assert residency.loaded(a) is not None
+    residency.get(b)
+    assert load.loaded == [a, b, c, b]
+
+
+def test_two_that_want_it_at_once_share_a_load(artifact: str, workshop: Workshop) -> None:
+    load = Counting()
+    residency = Residency(workshop.store, workshop.device, 1 << 30, load)
+    threads = [threading.Thread(target=residency.get, args=(artifact,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert load.loaded == [artifact]
+
+
+def test_a_change_to_the_files_is_noticed_when_asked_to_verify(artifact: str, workshop: Workshop, tmp_path: Path) -> None:
+    residency = Residency(workshop.store, workshop.device, 1 << 30)
+    model = residency.get(artifact)
+    assert residency.get(artifact, verify=True) is model
+    path = next((tmp_path / "models" / "weights").iterdir())
+    path.write_bytes(b"damaged")
+    assert residency.get(artifact) is model, "a running PREDICT keeps what it has"
+    with pytest.raises(ArtifactCorrupt):
+        residency.get(artifact, verify=True)
+    with pytest.raises(ArtifactCorrupt):
+        residency.get(artifact)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from thanoproxy import config
+from thanoproxy.config import Address, Settings, load, parse_url
+from thanoproxy.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("THANOPROXY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        file = tmp_path / "thanoproxy.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def test_defaults() -> None:
+    settings = load()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 7432)
+    assert settings.images.roots == settings.weights.roots == ()
+    assert settings.images.max_bytes == 64 * 1024**2
+    assert settings.weights.download is False
+    assert (settings.workers.pool, settings.workers.devices) == ("local", "auto")
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = toml("[server]\nhost = 'file'\nport = 1\nlogin_timeout = 3\n[images]\nroots = ['/a', '/b']")
+    monkeypatch.setenv("THANOPROXY_SERVER__HOST", "environment")
+    monkeypatch.setenv("THANOPROXY_SERVER__PORT", "2")
+    settings = load(file, {"server": {"host": "flag"}})
+    assert settings.server == config.Server(host="flag", port=2, login_timeout=3)
+    assert settings.images.roots == (Path("/a"), Path("/b"))
+
+
+def test_the_file_may_be_named_in_the_environment(toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THANOPROXY_CONFIG", str(toml("[server]\nport = 5")))
+    assert load().server.port == 5
+
+
+def test_folders_are_separated_as_in_path_and_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("THANOPROXY_IMAGES__ROOTS", "/a::b:~/c")
+    assert load().images.roots == (Path("/a"), tmp_path / "b", Path("/home/me/c"))
+
+
+def test_one_kind_of_upstream_given_as_a_flag_replaces_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THANOPROXY_UPSTREAM__URL", "postgresql://u@h/d")
+    upstream = load(flags={"upstream": {"embedded": Path("/x")}}).upstream
+    assert (upstream.url, upstream.embedded) == (None, Path("/x"))
+    monkeypatch.setenv("THANOPROXY_UPSTREAM__EMBEDDED", "/y")
+    upstream = load(flags={"upstream": {"url": "postgresql://h"}}).upstream
+    assert (upstream.url, upstream.embedded) == ("postgresql://h", None)
+
+
+def test_settings_cross_to_another_process() -> None:
+    settings = load(flags={"server": {"port": 9}})
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SERVER__PORT", "99999", "server.port: input should be less than or equal to 65535 (given: '99999')"),
+        ("SERVER__PORT", "x", "server.port: "),
+        ("SERVER__LOGIN_TIMEOUT", "0", "server.login_timeout: "),
+        ("SERVER__PROT", "1", "server.prot: there is no such setting"),
+        ("SERVR__PORT", "1", "THANOPROXY_SERVR__PORT: there is no section 'servr'"),
+        ("WORKERS__POOL", "cloud", "workers.pool: input should be 'local', 'inline' or 'ray' (given: 'cloud')"),
+        ("WORKERS__DEVICES", "tpu", "workers.devices: "),
+        ("ARTIFACTS__URL", "s3://b", "artifacts.url: should be file:///folder"),
+        ("ARTIFACTS__URL", "file://host/x", "artifacts.url: should be file:///folder"),
+        ("UPSTREAM__URL", "mysql://u:geheim@h", "upstream.url: should begin with postgresql://"),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h,i/d", "upstream.url: should name one host"),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h:0/d", "upstream.url: should have a port"),
+        ("WEIGHTS__DOWNLOAD", "perhaps", "weights.download: "),
+        ("CONFIG", "/no/such/file", "cannot read the configuration file /no/such/file: No such file or directory"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv("THANOPROXY_" + variable, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert caught.value.message.startswith(message)
+    assert "\n" not in caught.value.message
+    assert "geheim" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = [", "is not valid TOML"),
+        ("[foo]\na = 1", "foo: there is no such setting"),
+        ("[server]\nprt = 1", "server.prt: there is no such setting"),
+        ("server = 3", "server: "),
+        ("[upstream]\nurl = 'postgresql://u:geheim@h'\nembedded = '/x'", "upstream: url and embedded exclude each other"),
+        ("[images]\nmax_bytes = 1\nmax_pixels = 1", "and 1 more"),
+    ],
+)
+def test_a_wrong_file(toml: Callable[[str], Path], text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(toml(text))
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "geheim" not in caught.value.message
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="not valid TOML"):
+        load(tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("postgresql://", Address("127.0.0.1", 5432, None, None, None, None, {})),
+        ("postgres://u@h:5433/d", Address("h", 5433, None, "u", None, "d", {})),
+        (
+            "postgresql://u%40x:p%3A@[::1]:54/d%20b?sslmode=require",
+            Address("::1", 54, None, "u@x", "p:", "d b", {"sslmode": "require"}),
+        ),
+        ("postgresql://[::1]/d", Address("::1", 5432, None, None, None, "d", {})),
+        ("postgresql:///db?host=/run/pg&port=6432&user=me", Address("", 6432, Path("/run/pg"), "me", None, "db", {})),
+        ("postgresql://%2Frun%2Fpg/db", Address("", 5432, Path("/run/pg"), None, None, "db", {})),
+    ],
+)
+def test_urls(url: str, address: Address) -> None:
+    assert parse_url(url) == address
+
+
+def test_the_path_of_a_unix_socket() -> None:
+    assert parse_url("postgresql://%2Frun%2Fpg/db").socket_path == Path("/run/pg/.s.PGSQL.5432")
+    assert parse_url("postgresql://h/db").socket_path is None
+
+
+def test_no_upstream_is_said_when_one_is_needed() -> None:
+    with pytest.raises(ConfigurationError, match=r"upstream\.url is not set"):
+        _ = Settings().upstream.address
+
+
+def test_a_password_is_not_shown_with_the_settings() -> None:
+    assert "geheim" not in repr(load(flags={"upstream": {"url": "postgresql://u:geheim@h/d"}}))
+
+
+def test_where_things_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_DATA_HOME", "/data dir")
+    assert load().artifacts.url == "file:///data%20dir/thanoproxy/artifacts"
+    assert load().artifacts.folder == Path("/data dir/thanoproxy/artifacts")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load().artifacts.folder == Path("/home/me/.local/share/thanoproxy/artifacts")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert load().artifacts.folder == Path("/var/lib/thanoproxy/artifacts")
+
+
+def test_models_lie_in_the_folder_of_an_embedded_server_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"upstream": {"embedded": Path("/x")}}
+    assert load(flags=flags).artifacts.url == "file:///x/artifacts"
+    monkeypatch.setenv("THANOPROXY_ARTIFACTS__URL", "file:///y")
+    assert load(flags=flags).artifacts.url == "file:///y"
+
+
+def sections() -> list[tuple[str, Any]]:
+    return [(name, field.annotation) for name, field in Settings.model_fields.items()]
+
+
+@pytest.mark.parametrize(("name", "section"), sections())
+def test_every_setting_is_described(name: str, section: type[BaseModel]) -> None:
+    assert section.__doc__
+    for setting, field in section.model_fields.items():
+        assert field.description, f"{name}.{setting}"

@@ -1,0 +1,102 @@
+"""Pools of both kinds on pictures, weights and a store of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.images.pictures import write_red_and_blue
+from thanoproxy.models.mobilenet import V2
+from thanoproxy.workers import jobs
+from thanoproxy.workers.inline import InlinePool
+from thanoproxy.workers.local import LocalPool
+from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.settings import WorkerSettings
+from thanoproxy.workers.spool import SpoolWriter
+
+_numbers = itertools.count(1)
+Rows = list[tuple[jobs.Image, str]]
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> WorkerSettings:
+    """One CPU worker; 40 red and blue pictures; weights for MobileNet_V2 that are random."""
+    folder = tmp_path_factory.mktemp("workers")
+    for name in ("images", "weights"):
+        (folder / name).mkdir()
+    write_red_and_blue(folder / "images", 40)
+    torch.manual_seed(3)
+    save_file(V2.make(1000, pretrained=True).state_dict(), folder / "weights" / "mobilenet_v2.safetensors")
+    return WorkerSettings(
+        artifacts_url=f"file://{folder}/models",
+        image_roots=(str(folder / "images"),),
+        weights_roots=(str(folder / "weights"),),
+        devices=("cpu",),
+    )
+
+
+@pytest.fixture(scope="session")
+def rows() -> Rows:
+    return [(f"{number}.png", ("red", "blue")[number % 2]) for number in range(40)]
+
+
+@pytest.fixture(params=[InlinePool, LocalPool])
+async def pool(request: pytest.FixtureRequest, settings: WorkerSettings) -> AsyncIterator[Pool]:
+    """A started pool, of each kind in turn."""
+    pool: Pool = request.param(settings)
+    await pool.start()
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def local(settings: WorkerSettings) -> AsyncIterator[LocalPool]:
+    pool = LocalPool(settings)
+    await pool.start()
+    yield pool
+    await pool.close()
+
+
+@contextmanager
+def building(rows: Rows, folder: Path, **options: object) -> Iterator[jobs.Build]:
+    """A request to build MobileNet_V2 at 32 pixels, whose spool lasts as long as the block."""
+    plain: dict[str, object] = {"input_size": 32, "epochs": 1, "tune": "head", **options}
+    with SpoolWriter(str(folder)) as spool:
+        for image, label in rows:
+            spool.add(image, label)
+        spool.finish()
+        yield jobs.Build(f"build-{next(_numbers)}", "MobileNet_V2", spool.path, jobs.TrainOptions(**plain))  # type: ignore[arg-type]
+
+
+async def build(pool: Pool, rows: Rows, folder: Path, **options: object) -> jobs.Built:
+    """Build to the end."""
+    with building(rows, folder, **options) as request:
+        reports = [report async for report in pool.build(request)]
+    built = reports[-1]
+    assert isinstance(built, jobs.Built)
+    return built
+
+
+@pytest.fixture(scope="session")
+def artifact(settings: WorkerSettings, rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that tells red from blue."""
+
+    async def make() -> str:
+        pool = InlinePool(settings)
+        await pool.start()
+        try:
+            return (await build(pool, rows, tmp_path_factory.mktemp("spools"))).artifact
+        finally:
+            await pool.close()
+
+    # On a loop of its own: the tests' loop may be running.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, make()).result()

@@ -1,0 +1,159 @@
+"""Worker processes: watched, replaced when they die, and gone when the proxy is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.workers.conftest import Rows, build, building
+from tests.workers.test_pools import SLOW
+from thanoproxy.errors import ConfigurationError, WorkerFailure
+from thanoproxy.workers import jobs
+from thanoproxy.workers import local as local_module
+from thanoproxy.workers.local import LocalPool
+from thanoproxy.workers.settings import WorkerSettings
+
+
+def alive(pid: int) -> bool:
+    with suppress(OSError):
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return False
+
+
+async def gone(pid: int, within: float = 10) -> bool:
+    for _ in range(int(within / 0.05)):
+        if not alive(pid):
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def test_a_predict_whose_worker_is_killed_is_answered_by_the_next(local: LocalPool, rows: Rows, artifact: str) -> None:
+    await local.load(jobs.Load("load", artifact))
+    [pid] = local.pids
+    task = asyncio.create_task(local.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 30)))
+    await asyncio.sleep(0.3)
+    os.kill(pid, signal.SIGKILL)
+    assert len((await task).classes) == 1200
+    assert local.pids != [pid]
+
+
+async def test_a_build_whose_worker_is_killed_fails_and_the_pool_goes_on(local: LocalPool, rows: Rows, tmp_path: Path) -> None:
+    with building(rows, tmp_path, **SLOW) as request, pytest.raises(WorkerFailure, match="the worker process died") as caught:
+        async for report in local.build(request):
+            if isinstance(report, jobs.Progress) and report.phase == "training":
+                os.kill(local.pids[0], signal.SIGKILL)
+    assert caught.value.detail == "It was ended by signal 9."
+    assert (await build(local, rows, tmp_path)).classes == ["blue", "red"]
+
+
+async def test_a_worker_killed_again_and_again_is_a_clean_error(local: LocalPool, rows: Rows, artifact: str) -> None:
+    async def kill() -> None:
+        killed: set[int] = set()
+        while len(killed) < 2:
+            for pid in set(local.pids) - killed:
+                await asyncio.sleep(0.2)
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            await asyncio.sleep(0.01)
+
+    killing = asyncio.create_task(kill())
+    with pytest.raises(WorkerFailure):
+        await local.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 500))
+    await killing
+
+
+async def test_closing_ends_the_processes_and_removes_the_folder(settings: WorkerSettings) -> None:
+    pool = LocalPool(settings)
+    await pool.start()
+    [pid] = pool.pids
+    folder = Path(pool._folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert [path.is_socket() for path in folder.iterdir()] == [True]
+    await pool.close()
+    assert await gone(pid)
+    assert not folder.exists()
+
+
+async def test_neither_ctrl_c_nor_a_service_managers_sigterm_ends_a_worker(local: LocalPool, artifact: str) -> None:
+    [pid] = local.pids
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, number)
+    assert len((await local.predict(jobs.Predict("p", artifact, ["0.png"]))).classes) == 1
+    assert local.pids == [pid]
+
+
+PARENT = """
+import asyncio, sys, msgspec
+from thanoproxy.workers.local import LocalPool
+from thanoproxy.workers.settings import WorkerSettings
+
+async def main():
+    pool = LocalPool(msgspec.json.decode(sys.argv[1], type=WorkerSettings))
+    await pool.start()
+    print(pool.pids[0], pool._folder, flush=True)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_proxy_leaves_neither_process_nor_folder(settings: WorkerSettings) -> None:
+    plain = msgspec.json.encode(settings).decode()
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, plain], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid, folder = (await asyncio.to_thread(parent.stdout.readline)).split()
+    assert alive(int(pid))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert await gone(int(pid))
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"devices": ("cuda:99",)}, "no device 'cuda:99'"), ({"artifacts_url": "ftp://x"}, "not known")]
+)
+async def test_settings_that_cannot_work_are_told_at_the_start(
+    settings: WorkerSettings, changes: dict[str, object], words: str
+) -> None:
+    pool = LocalPool(msgspec.structs.replace(settings, **changes))
+    with pytest.raises(ConfigurationError, match=words):
+        await pool.start()
+    assert pool.pids == []
+    assert not pool._folder or not Path(pool._folder).exists()
+
+
+async def test_a_worker_that_can_no_longer_be_started_is_said_so(
+    local: LocalPool, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_module, "BACKOFF", (0.0,))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    os.kill(local.pids[0], signal.SIGKILL)
+    with pytest.raises(WorkerFailure, match="no worker can be started"):
+        await local.predict(jobs.Predict("p", artifact, ["0.png"]))
+
+
+async def test_two_workers_share_the_work(settings: WorkerSettings, rows: Rows, artifact: str) -> None:
+    pool = LocalPool(msgspec.structs.replace(settings, devices=("cpu", "cpu"), threads=1))
+    await pool.start()
+    try:
+        assert len(pool.pids) == 2
+        answers = await asyncio.gather(*(pool.predict(jobs.Predict(f"p{n}", artifact, ["0.png", "1.png"])) for n in range(20)))
+        assert {tuple(answer.classes) for answer in answers} == {((1,), (0,))}
+    finally:
+        await pool.close()
+
+
+def test_a_front_imports_no_torch() -> None:
+    modules = ("jobs", "pool", "local", "inline", "spool", "schedule", "settings", "child", "frames", "process", "replies")
+    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module('thanoproxy.workers.' + name)\nassert
+    'torch' not in sys.modules" subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,152 @@
+"""What every pool does, whichever way its workers run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from tests.workers.conftest import Rows, build, building
+from thanoproxy.catalog.artifacts import open_store
+from thanoproxy.errors import ArtifactCorrupt, Canceled, FileUnavailable, InvalidOption
+from thanoproxy.workers import jobs
+from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.settings import WorkerSettings
+
+SLOW = {"pretrained": False, "tune": "full", "epochs": 1000, "batch_size": 4, "augment": False}
+"""Options of a BUILD that would run for an hour."""
+
+
+async def test_build_then_predict(pool: Pool, rows: Rows, tmp_path: Path) -> None:
+    with building(rows, tmp_path, epochs=2) as request:
+        reports = [report async for report in pool.build(request)]
+    built = reports[-1]
+    assert isinstance(built, jobs.Built)
+    assert {report.job for report in reports} == {request.job}
+    assert [report.epoch.epoch for report in reports[:-1] if isinstance(report, jobs.Progress) and report.epoch] == [1, 2]
+    loaded = await pool.load(jobs.Load("load", built.artifact))
+    assert loaded.classes == built.classes == ["blue", "red"]
+    answers = await asyncio.gather(
+        *(pool.predict(jobs.Predict(f"p{at}", built.artifact, [image for image, _ in rows[at : at + 7]])) for at in range(0, 40, 7))
+    )
+    found = [loaded.classes[classes[0]] for answer in answers for classes in answer.classes if classes]
+    assert found == [label for _, label in rows]
+
+
+async def test_a_row_that_fails_is_reported_beside_the_others(pool: Pool, artifact: str) -> None:
+    images: list[jobs.Image] = ["0.png", None, "gone.png", "../models", b"no image", "1.png"]
+    answer = await pool.predict(jobs.Predict("p", artifact, images, top_k=2, bulk=False))
+    assert [classes is not None for classes in answer.classes] == [True, False, False, False, False, True]
+    assert {row: failure.sqlstate for row, failure in answer.failures.items()} == {2: "58P01", 3: "58P01", 4: "22P03"}
+    assert answer.failures[2].row == 2
+    assert answer.scores[0] is not None
+    assert sum(answer.scores[0]) == pytest.approx(1)
+    assert (await pool.predict(jobs.Predict("none", artifact, []))).classes == []
+    assert (await pool.predict(jobs.Predict("nulls", artifact, [None, None]))).classes == [None, None]
+
+
+async def test_errors_arrive_as_they_were_raised(pool: Pool, rows: Rows, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactCorrupt, match="missing from the artifact store") as caught:
+        await pool.predict(jobs.Predict("p", "0" * 64, ["0.png"]))
+    assert caught.value.hint
+    with pytest.raises(ArtifactCorrupt):
+        await pool.load(jobs.Load("l", "../../etc/passwd"))
+    with pytest.raises(InvalidOption, match="at least 1"):
+        await build(pool, rows, tmp_path, epochs=0)
+    with pytest.raises(FileUnavailable, match='"gone.png"') as unavailable:
+        await build(pool, [*rows, ("gone.png", "red")], tmp_path)
+    assert unavailable.value.row == 40
+
+
+async def test_a_canceled_build_stops_within_a_batch(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
+    with building(rows, tmp_path, **SLOW) as request:
+        async with aclosing(pool.build(request)) as reports:
+            async for report in reports:
+                if isinstance(report, jobs.Progress) and report.phase == "training":
+                    break
+        started = time.monotonic()
+        # The next BUILD starts once the first has let go of the device.
+        await build(pool, rows, tmp_path)
+        assert time.monotonic() - started < 5
+
+
+async def test_predict_is_served_between_training_steps(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
+    async def train() -> None:
+        with building(rows, tmp_path, **SLOW) as request:
+            async for _ in pool.build(request):
+                begun.set()
+
+    begun = asyncio.Event()
+    training = asyncio.create_task(train())
+    await begun.wait()
+    waits = []
+    for number in range(10):
+        started = time.monotonic()
+        await pool.predict(jobs.Predict(f"p{number}", artifact, ["0.png"], bulk=False))
+        waits.append(time.monotonic() - started)
+    assert not training.done()
+    assert sorted(waits)[5] < 1
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+
+
+async def test_a_second_build_waits_and_says_so(pool: Pool, rows: Rows, tmp_path: Path) -> None:
+    with building(rows, tmp_path, **SLOW) as first, building(rows, tmp_path) as second:
+        async with aclosing(pool.build(first)) as running, aclosing(pool.build(second)) as waiting:
+            await anext(running)
+            report = await anext(waiting)
+            assert isinstance(report, jobs.Progress)
+            assert report.phase == "queued"
+
+
+async def test_a_canceled_predict_leaves_the_worker_to_others(pool: Pool, rows: Rows, artifact: str) -> None:
+    many = [image for image, _ in rows] * 100
+    task = asyncio.create_task(pool.predict(jobs.Predict("many", artifact, many)))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    started = time.monotonic()
+    await pool.predict(jobs.Predict("next", artifact, ["0.png"]))
+    assert time.monotonic() - started < 1
+
+
+async def test_interactive_overtakes_bulk(pool: Pool, rows: Rows, artifact: str) -> None:
+    await pool.load(jobs.Load("load", artifact))
+    bulk = asyncio.create_task(pool.predict(jobs.Predict("bulk", artifact, [image for image, _ in rows] * 50)))
+    await asyncio.sleep(0.1)
+    await pool.predict(jobs.Predict("interactive", artifact, ["0.png"], bulk=False))
+    assert not bulk.done()
+    assert len((await bulk).classes) == 2000
+
+
+async def test_closing_fails_what_still_runs(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
+    async def train() -> None:
+        with building(rows, tmp_path, **SLOW) as request:
+            async for _ in pool.build(request):
+                begun.set()
+
+    begun = asyncio.Event()
+    training = asyncio.create_task(train())
+    await begun.wait()
+    await pool.close()
+    with pytest.raises(Canceled):
+        await training
+    with pytest.raises(Canceled):
+        await pool.predict(jobs.Predict("late", artifact, ["0.png"]))
+
+
+async def test_a_damaged_artifact_is_found_by_the_next_statement(
+    pool: Pool, rows: Rows, settings: WorkerSettings, tmp_path: Path
+) -> None:
+    built = await build(pool, rows, tmp_path, seed=77, tune="full", pretrained=False)
+    await pool.load(jobs.Load("before", built.artifact))
+    digest = open_store(settings.artifacts_url).manifest(built.artifact).weights_sha256
+    path = Path(settings.artifacts_url.removeprefix("file://")) / "weights" / f"{digest}.safetensors"
+    path.write_bytes(b"damaged" + path.read_bytes()[7:])
+    with pytest.raises(ArtifactCorrupt):
+        await pool.load(jobs.Load("after", built.artifact))

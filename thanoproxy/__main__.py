@@ -1,0 +1,7 @@
+"""`python -m thanoproxy`."""
+
+import sys
+
+from thanoproxy.cli import main
+
+sys.exit(main())
