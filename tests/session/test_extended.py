@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -20,8 +21,8 @@ def raw(url: str) -> Iterator[RawClient]:
 
 
 def heads(replies: list[str]) -> list[str]:
-    """The replies with the predicted label cut off, which a model trained for a second may get wrong."""
-    return [reply.rsplit(",", 1)[0] + "," if reply.startswith("D[") else reply for reply in replies]
+    """The replies without the predicted label, which a model trained for a second may get wrong."""
+    return [re.sub(r",(red|blue)\]$", ",", reply) for reply in replies]
 
 
 def test_parse_bind_describe_execute(raw: RawClient) -> None:
@@ -44,7 +45,6 @@ def test_result_formats_count_the_added_column(raw: RawClient, formats: tuple[in
 
 
 def test_a_wrong_number_of_formats_is_the_servers_to_refuse(raw: RawClient) -> None:
-    assert raw.talk(parse(PREDICT), bind((b"1",), formats=(0, 0)), execute(b""), SYNC)[-2:] == ["C[SELECT 1]", "Z[I]"] or True
     replies = raw.talk(parse(PREDICT), bind((b"1",), formats=(0, 0, 0, 0)), execute(b""), SYNC)
     assert replies[1].startswith("E[08P01 bind message has 4 result formats")
 
@@ -68,7 +68,7 @@ def test_replies_keep_their_order_in_a_mixed_pipeline(raw: RawClient) -> None:
     plain = (parse("SELECT 'a'"), bind(), execute(b""))
     replies = raw.talk(*plain, parse(PREDICT), bind((b"1",)), execute(b""), *plain, SYNC, *plain, SYNC, ready=2)
     one = ["1", "2", "D[a]", "C[SELECT 1]"]
-    assert heads([r for r in replies]) == heads([*one, "1", "2", ROWS[0] + "x]", "C[SELECT 1]", *one, "Z[I]", *one, "Z[I]"])
+    assert heads(replies) == [*one, "1", "2", ROWS[0], "C[SELECT 1]", *one, "Z[I]", *one, "Z[I]"]
 
 
 def test_our_failure_skips_to_sync_and_rolls_back(raw: RawClient) -> None:
@@ -80,7 +80,7 @@ def test_our_failure_skips_to_sync_and_rolls_back(raw: RawClient) -> None:
 
 def test_an_earlier_error_skips_ours(raw: RawClient) -> None:
     replies = raw.talk(parse("SELECT 1/0"), bind(), execute(b""), parse(PREDICT), bind((b"1",)), execute(b""), SYNC)
-    assert replies == ["1", "E[22012 division by zero]", "Z[I]"] or replies == ["1", "2", "E[22012 division by zero]", "Z[I]"]
+    assert replies == ["1", "E[22012 division by zero]", "Z[I]"]  # the planner already divides
     assert raw.talk(query(b"SELECT 1"))[-1] == "Z[I]"
 
 

@@ -6,6 +6,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.rawwire import RawClient
+from thanoproxy.wire.messages import copy_data, copy_done, query
+
 Connection = psycopg.Connection[tuple[object, ...]]
 
 
@@ -80,9 +83,10 @@ class TestStrings:
         assert fourth.fname(0) == b"name"
 
     def test_a_syntax_error_anywhere_means_nothing_runs(self, connection: Connection) -> None:
+        text = "CREATE TABLE never (a int); PREDICT USING colours AS SELECT image FROM pictures; SELCT 1"
         with pytest.raises(errors.SyntaxError) as caught:
-            send(connection, "CREATE TABLE never (a int); PREDICT USING colours AS SELECT image FROM pictures; SELCT 1")
-        assert caught.value.diag.statement_position == "85"
+            send(connection, text)
+        assert caught.value.diag.statement_position == str(text.index("SELCT") + 1)
         assert connection.execute("SELECT to_regclass('never')").fetchone() == (None,)
 
     def test_our_failure_rolls_the_whole_string_back(self, connection: Connection) -> None:
@@ -106,12 +110,17 @@ class TestStrings:
         assert predicted.ntuples == 24
         assert dropped.command_status == b"DROP MODEL"
 
-    def test_copy_in_before_ours(self, connection: Connection) -> None:
-        connection.execute("CREATE TEMP TABLE more (image text)")
-        with connection.cursor() as cursor:
-            with cursor.copy("COPY more FROM STDIN; PREDICT USING colours AS TABLE more") as copy:
-                copy.write("red/1.png\nblue/1.png\n")
-            assert cursor.statusmessage == "SELECT 2"
+    def test_copy_in_before_ours(self, url: str) -> None:
+        with RawClient(url) as raw:
+            raw.talk(query(b"CREATE TEMP TABLE more (image text)"))
+            assert raw.quiet(query(b"COPY more FROM STDIN; PREDICT USING colours AS TABLE more")) == ["G"]
+            replies = raw.talk(copy_data(b"red/1.png\nblue/1.png\n"), copy_done())
+            assert [reply for reply in replies if reply[0] != "D"] == [
+                "C[COPY 2]",
+                "T[image:25/0,predicted:25/0]",
+                "C[SELECT 2]",
+                "Z[I]",
+            ]
 
     def test_read_only_says_what_to_do(self, connection: Connection) -> None:
         with pytest.raises(errors.FeatureNotSupported, match="read-only") as caught:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
@@ -46,6 +47,7 @@ from thanoproxy.wire.pipeline import REPLY_ENDS, Forward, Ready, SegmentFailed, 
 
 __all__ = ["Attendant"]
 
+_Named = TypeVar("_Named")
 _INBOX_LIMIT = 1 << 20
 _IDLE = ord("I")
 
@@ -210,7 +212,7 @@ class Attendant:
             return
         parts = self._read(parse.text)
         if parts is None:
-            self._forward(frame, lambda: self.statements.pop(parse.name, None))
+            self._forward(frame, _set(self.statements, parse.name, None))
             return
         if len(parts) > 1 or parts[0].shape is None:
             raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
@@ -218,7 +220,7 @@ class Attendant:
         await self._check_model(parts[0].shape)
         self._forward(
             messages.parse(messages.Parse(parse.name, ours.text, parse.types)),
-            lambda: self.statements.__setitem__(parse.name, ours),
+            _set(self.statements, parse.name, ours),
             source=ours,
         )
 
@@ -230,7 +232,7 @@ class Attendant:
             return
         ours = await self._ours(bind.statement)
         if ours is None:
-            self._forward(frame, lambda: self.portals.pop(bind.portal, None))
+            self._forward(frame, _set(self.portals, bind.portal, None))
             return
         if not isinstance(ours.shape, Rewrite):
             await self._describe_inner(ours, bind.statement)
@@ -239,7 +241,7 @@ class Attendant:
         portal.inner = _with_formats(ours, formats)
         self._forward(
             messages.bind(messages.Bind(bind.portal, bind.statement, bind.parameters, formats)),
-            lambda: self.portals.__setitem__(bind.portal, portal),
+            _set(self.portals, bind.portal, portal),
             source=ours,
         )
 
@@ -393,18 +395,15 @@ class Attendant:
         except SegmentFailed:
             return  # an earlier message failed first, and that error is what the client has seen
 
-    def _forward(self, data: bytes, on_success: Callable[[], object] | None = None, source: StatementOfOurs | None = None) -> None:
-        """Send a message whose reply is the client's; `on_success` runs when the server has accepted it."""
-        ends = REPLY_ENDS[data[0]]
+    def _forward(self, data: bytes, undo: Callable[[], None] | None = None, source: StatementOfOurs | None = None) -> None:
+        """Send a message whose reply is the client's; `undo` takes back what was assumed, if the server refuses it."""
 
         def rewrite(kind: int, frame: bytes) -> bytes:
-            if kind in ends and on_success is not None:
-                on_success()
             if kind == ord("E") and source is not None:
                 return self._translated(messages.read_error(frame[5:]), source).encode()
             return frame
 
-        self.exchange.pipeline.expect(Forward(ends, self.exchange.client.write, rewrite))
+        self.exchange.pipeline.expect(Forward(REPLY_ENDS[data[0]], self.exchange.client.write, rewrite, undo))
         self.exchange.send(data)
 
     def _translated(self, fields: ErrorFields, ours: StatementOfOurs | None) -> ErrorFields:
@@ -452,6 +451,20 @@ class _RewrittenQuery(Ready):
 
     def failed(self, frame: bytes) -> None:
         self.forward(self.rewrite(ord("E"), frame))
+
+
+def _set(names: dict[bytes, _Named], name: bytes, named: _Named | None) -> Callable[[], None]:
+    """Assume that the server will accept a name, since the messages behind it come without waiting; returns how to take that back."""
+    before = names.pop(name, None)
+    if named is not None:
+        names[name] = named
+
+    def undo() -> None:
+        names.pop(name, None)
+        if before is not None:
+            names[name] = before
+
+    return undo
 
 
 def _string(data: bytes, start: int, end: int) -> bytes:

@@ -65,6 +65,7 @@ class RowStream:
         self._dropping = True
         self._waiting.clear()
         self._upstream.release("rows")
+        self._news.set()
 
     async def run(self) -> None:
         """Return when every row fed before `end` has been written.  Raises the first row's or batch's error."""
@@ -72,6 +73,8 @@ class RowStream:
             loaded = await self._pool.load(jobs.Load(self._job, self._decoration.artifact))
             self._decoration.ready(loaded.classes)
             while True:
+                if self._dropping:
+                    return
                 self._fill()
                 if not self._flight:
                     if self._ended and not self._waiting:
@@ -121,6 +124,8 @@ class RowStream:
     async def _deliver(self) -> None:
         rows, task = self._flight.popleft()
         reply = task.result()
+        if self._dropping:
+            return
         added: Callable[[jobs.Predicted, int], tuple[bytes | None, ...]] = self._decoration.added
         self._client.write(b"".join([append_fields(row, added(reply, i)) for i, row in enumerate(rows)]))
         await self._client.drained()

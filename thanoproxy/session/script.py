@@ -29,6 +29,7 @@ from thanoproxy.statements.shapes import Collect, Decorate, Rewrite
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
+from thanoproxy.workers import jobs
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
@@ -121,12 +122,25 @@ class Inner(Step):
 
 
 class Gate(Step):
-    """The server waits for us: `moved` is set when it does."""
+    """The server waits for us: `moved` is set when it does.  `passed` runs as it closes, before any reply to what follows;
+    `failed` runs where the string failed here or before, since nothing may be written behind its error."""
+
+    def __init__(self, passed: Callable[[], None], failed: Callable[[], None]) -> None:
+        super().__init__()
+        self.passed = passed
+        self.failed = failed
 
     def take(self, kind: int, frame: bytes) -> bool:
         if kind == ord("G"):
             self.moved.set()
+        elif kind == ord("C"):
+            self.passed()
         return kind == ord("C")
+
+    def finish(self, problem: Exception | None) -> None:
+        if problem is not None:
+            self.failed()
+        super().finish(problem)
 
 
 class Script(Ready):
@@ -159,9 +173,10 @@ class Script(Ready):
         return False
 
     def failed(self, frame: bytes) -> None:
-        if not self.own_error:
-            self.show(frame, self.step)
+        step = self.step
         self._end(UpstreamError(messages.read_error(frame[5:])))
+        if not self.own_error:
+            self.show(frame, step)
 
     def abort(self) -> None:
         self._end(SegmentFailed())
@@ -278,7 +293,7 @@ class _Work:
         self.services = run.services
         self.timeout, self.lookup = Kept(codec), Kept(codec)
         self.inner = Inner(self.begin)
-        self.gate = Gate()
+        self.gate = Gate(self.passed, self.failed)
 
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         """The inner query's columns are known; return where its rows go."""
@@ -287,6 +302,12 @@ class _Work:
     async def work(self) -> bytes | None:
         """From the first row to the answer; the row to copy into the gate, if any."""
         raise NotImplementedError
+
+    def passed(self) -> None:
+        """The gate has closed behind this statement."""
+
+    def failed(self) -> None:
+        """The string has failed: nothing of this statement may reach the client any more."""
 
     async def run(self) -> None:
         stop = self._run.attendant.stop
@@ -355,9 +376,15 @@ class _DecorateWork(_Work):
         except BaseException:
             self.stream.drop()
             raise
+        if self.gate.done.done():
+            self.gate.done.result()
         self.inner.done.result()
         self.exchange.client.write(self.inner.tag)
         return None
+
+    def failed(self) -> None:
+        if self.stream is not None:
+            self.stream.drop()
 
 
 class _CollectWork(_Work):
@@ -365,6 +392,8 @@ class _CollectWork(_Work):
         super().__init__(run)
         self.shape = shape
         self.training: TrainingRun | None = None
+        self._built: jobs.Built | None = None
+        self._log: asyncio.Task[None] | None = None
 
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         found = self.lookup.rows[0] if self.lookup.rows else None
@@ -395,19 +424,22 @@ class _CollectWork(_Work):
         except asyncio.CancelledError:
             await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
             raise
-        row = result_row(self.shape, run.training.summary(built), (), codec)
-        self.gate.done.add_done_callback(lambda done: self._registered(run, row, done))
         self._built = built
         return store.gate_register(run.training.record(built))
 
-    def _registered(self, run: TrainingRun, row: bytes, done: asyncio.Future[None]) -> None:
-        """The gate closed: the result is in the catalogue, or the server said why not."""
-        if done.exception() is None:
-            columns = messages.row_description(self.shape.result)
-            self.exchange.client.write(columns + row + messages.command_complete(self.shape.tag))
-            self._log = asyncio.create_task(run.registered(self._built))
-        else:
-            self._log = asyncio.create_task(run.failed(InternalError("the result could not be registered")))
+    def passed(self) -> None:
+        """The result is in the catalogue."""
+        run, built = self.training, self._built
+        assert run is not None, "the gate opens behind the rows"
+        assert built is not None, "the gate closes behind the job"
+        row = result_row(self.shape, run.training.summary(built), (), self.exchange.codec)
+        columns = messages.row_description(self.shape.result)
+        self.exchange.client.write(columns + row + messages.command_complete(self.shape.tag))
+        self._log = asyncio.create_task(run.registered(built))
+
+    def failed(self) -> None:
+        if self.training is not None and self._built is not None:
+            self._log = asyncio.create_task(self.training.failed(InternalError("the result could not be registered")))
 
 
 def _nowhere(_: bytes) -> None:
