@@ -94,7 +94,7 @@ def run_build(workshop: Workshop, spooled: Callable[[Rows], str]) -> Callable[..
     def run(rows: Rows, *, architecture: str = "mobilenet_v2", **options: object) -> tuple[jobs.Built, list[jobs.Progress]]:
         plain: dict[str, object] = {"input_size": 32, "epochs": 1, "batch_size": 8, "tune": "head", **options}
         request = jobs.Build(f"build-{next(_numbers)}", architecture, spooled(rows), jobs.TrainOptions(**plain))  # type: ignore[arg-type]
-        reports = []
+        reports: list[jobs.Progress] = []
         steps = build(request, workshop)
         while True:
             try:

@@ -36,7 +36,7 @@ def test_the_head_alone(run_build: RunBuild, workshop: Workshop, pictures: tuple
     assert built.metrics["validation_images"] == 8
     assert (built.options["tune"], built.options["weights"]) == ("head", "mobilenet_v2.safetensors")
     assert accuracy(built, workshop, pictures[1]) == 1.0
-    assert [phase for phase in dict.fromkeys(report.phase for report in reports)] == ["loading", "features", "head", "saving"]
+    assert list(dict.fromkeys(report.phase for report in reports)) == ["loading", "features", "head", "saving"]
     assert [report.epoch.epoch for report in reports if report.epoch] == [1, 2]
     assert built.log == [report.epoch for report in reports if report.epoch]
 
@@ -122,7 +122,7 @@ def test_weights_are_asked_for_before_any_image_is_read(run_build: RunBuild) -> 
     rows: Rows = [("missing.png", "a"), ("missing too.png", "b")]
     with pytest.raises(FileUnavailable, match="no pretrained weights for ConvNeXt_Tiny"):
         run_build(rows, architecture="ConvNeXt_Tiny", tune="auto")
-    with pytest.raises(FileUnavailable, match='image file "missing.png" is not available'):
+    with pytest.raises(FileUnavailable, match=r'image file "missing\.png" is not available'):
         run_build(rows)
     with pytest.raises(UndefinedObject):
         run_build(rows, architecture="ResNet")

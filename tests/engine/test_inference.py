@@ -18,6 +18,7 @@ from thanoproxy.engine.model import Model, fold_batch_norm, load_model
 from thanoproxy.engine.residency import Residency
 from thanoproxy.errors import ArtifactCorrupt, DeviceOutOfMemory
 from thanoproxy.models.mobilenet import V2
+from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
 
 RunBuild = Callable[..., tuple[jobs.Built, list[jobs.Progress]]]
@@ -57,13 +58,13 @@ def test_folding_batch_norm_changes_nothing() -> None:
 
 
 def test_a_batch_too_large_for_the_device_is_halved(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted, sizes, normalize = inference.predict(model, PIXELS, 1), [], inference.normalize
+    wanted, sizes, original = inference.predict(model, PIXELS, 1), [], normalize
 
     def with_room_for_three(pixels: torch.Tensor, *rest: object) -> torch.Tensor:
         if len(pixels) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(pixels))
-        return normalize(pixels, *rest)  # type: ignore[arg-type]
+        return original(pixels, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(inference, "normalize", with_room_for_three)
     assert [ranking.classes for ranking in inference.predict(model, PIXELS, 1)] == [ranking.classes for ranking in wanted]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_an_error_is_its_own_items_alone(threads: LoaderThreads) -> None:
 def test_lower_priority_numbers_overtake() -> None:
     loader, gate, order = LoaderThreads(1), threading.Event(), []
     loader.submit(gate.wait)
-    futures = [loader.submit(lambda name=name: order.append(name), priority) for name, priority in [("b1", 1), ("b2", 1), ("a", 0)]]
+    futures = [loader.submit(partial(order.append, name), priority) for name, priority in [("b1", 1), ("b2", 1), ("a", 0)]]
     gate.set()
     for future in futures:
         future.result(timeout=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import subprocess
 import sys
 from contextlib import suppress
@@ -28,6 +29,10 @@ def alive(pid: int) -> bool:
     return False
 
 
+def exists(path: str | Path) -> bool:
+    return os.path.exists(path)
+
+
 async def gone(pid: int, within: float = 10) -> bool:
     for _ in range(int(within / 0.05)):
         if not alive(pid):
@@ -42,15 +47,20 @@ async def test_a_predict_whose_worker_is_killed_is_answered_by_the_next(local: L
     task = asyncio.create_task(local.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 30)))
     await asyncio.sleep(0.3)
     os.kill(pid, signal.SIGKILL)
-    assert len((await task).classes) == 1200
+    answer = await task
+    assert len(answer.classes) == 1200
     assert local.pids != [pid]
 
 
 async def test_a_build_whose_worker_is_killed_fails_and_the_pool_goes_on(local: LocalPool, rows: Rows, tmp_path: Path) -> None:
-    with building(rows, tmp_path, **SLOW) as request, pytest.raises(WorkerFailure, match="the worker process died") as caught:
-        async for report in local.build(request):
-            if isinstance(report, jobs.Progress) and report.phase == "training":
-                os.kill(local.pids[0], signal.SIGKILL)
+    async def build_and_kill() -> None:
+        with building(rows, tmp_path, **SLOW) as request:
+            async for report in local.build(request):
+                if isinstance(report, jobs.Progress) and report.phase == "training":
+                    os.kill(local.pids[0], signal.SIGKILL)
+
+    with pytest.raises(WorkerFailure, match="the worker process died") as caught:
+        await build_and_kill()
     assert caught.value.detail == "It was ended by signal 9."
     assert (await build(local, rows, tmp_path)).classes == ["blue", "red"]
 
@@ -76,11 +86,11 @@ async def test_closing_ends_the_processes_and_removes_the_folder(settings: Worke
     await pool.start()
     [pid] = pool.pids
     folder = Path(pool._folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert [path.is_socket() for path in folder.iterdir()] == [True]
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    assert stat.S_ISSOCK(os.stat(folder / "cpu-1").st_mode)
     await pool.close()
     assert await gone(pid)
-    assert not folder.exists()
+    assert not exists(folder)
 
 
 async def test_neither_ctrl_c_nor_a_service_managers_sigterm_ends_a_worker(local: LocalPool, artifact: str) -> None:
@@ -108,15 +118,14 @@ asyncio.run(main())
 
 async def test_a_killed_proxy_leaves_neither_process_nor_folder(settings: WorkerSettings) -> None:
     plain = msgspec.json.encode(settings).decode()
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, plain], stdout=subprocess.PIPE, text=True)
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", PARENT, plain, stdout=subprocess.PIPE)
     assert parent.stdout is not None
-    pid, folder = (await asyncio.to_thread(parent.stdout.readline)).split()
+    pid, folder = (await parent.stdout.readline()).decode().split()
     assert alive(int(pid))
     parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    await parent.wait()
     assert await gone(int(pid))
-    assert not Path(folder).exists()
+    assert not exists(folder)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,7 @@ async def test_settings_that_cannot_work_are_told_at_the_start(
     with pytest.raises(ConfigurationError, match=words):
         await pool.start()
     assert pool.pids == []
-    assert not pool._folder or not Path(pool._folder).exists()
+    assert not exists(pool._folder)
 
 
 async def test_a_worker_that_can_no_longer_be_started_is_said_so(
@@ -153,7 +162,7 @@ async def test_two_workers_share_the_work(settings: WorkerSettings, rows: Rows, 
         await pool.close()
 
 
-def test_a_front_imports_no_torch() -> None:
-    modules = ("jobs", "pool", "local", "inline", "spool", "schedule", "settings", "child", "frames", "process", "replies")
-    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module('thanoproxy.workers.' + name)\nassert
-    'torch' not in sys.modules" subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("name", ["jobs", "pool", "local", "inline", "spool", "schedule", "settings", "process"])
+def test_a_front_imports_no_torch(name: str) -> None:
+    code = f"import sys, thanoproxy.workers.{name}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -56,7 +56,7 @@ async def test_errors_arrive_as_they_were_raised(pool: Pool, rows: Rows, tmp_pat
         await pool.load(jobs.Load("l", "../../etc/passwd"))
     with pytest.raises(InvalidOption, match="at least 1"):
         await build(pool, rows, tmp_path, epochs=0)
-    with pytest.raises(FileUnavailable, match='"gone.png"') as unavailable:
+    with pytest.raises(FileUnavailable, match=r'"gone\.png"') as unavailable:
         await build(pool, [*rows, ("gone.png", "red")], tmp_path)
     assert unavailable.value.row == 40
 
@@ -121,7 +121,8 @@ async def test_interactive_overtakes_bulk(pool: Pool, rows: Rows, artifact: str)
     await asyncio.sleep(0.1)
     await pool.predict(jobs.Predict("interactive", artifact, ["0.png"], bulk=False))
     assert not bulk.done()
-    assert len((await bulk).classes) == 2000
+    answer = await bulk
+    assert len(answer.classes) == 2000
 
 
 async def test_closing_fails_what_still_runs(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import shlex
+import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +23,8 @@ import uvloop
 from thanoproxy.commands.flags import config_flag, listen_flag, root_flags, settings_of
 from thanoproxy.commands.pictures import Pictures, find_photos, write_digits
 from thanoproxy.commands.serve import start, until_stopped, watch
-from thanoproxy.commands.upstream import client_url, prepare, psql_line, require_folders, with_url
-from thanoproxy.config import Settings, data_directory
+from thanoproxy.commands.upstream import client_url, our_command, prepare, psql_line, require_folders, with_url
+from thanoproxy.config import Server, Settings, data_directory
 from thanoproxy.embedded import EmbeddedPostgres
 from thanoproxy.errors import ThanoError
 
@@ -60,15 +64,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    directory: Path = (args.directory or data_directory() / "demo").expanduser().absolute()
+    directory = args.directory.expanduser().absolute() if args.directory else choose_directory()
     settings = settings_of(args, upstream={"embedded": directory})
     require_folders(settings)
+    if args.listen is None:
+        settings = free_port(settings)
     uvloop.run(until_stopped(demo(settings, directory, args.images, stay=args.stay)))
     return 0
 
 
 async def demo(settings: Settings, directory: Path, photos: Path | None, *, stay: bool) -> None:
-    from thanoproxy.server import Server  # here, so that other commands start without it
+    from thanoproxy import server as proxy  # here, so that other commands start without it
 
     began = time.perf_counter()
     name = "digits" if photos is None else "photos"
@@ -82,7 +88,7 @@ async def demo(settings: Settings, directory: Path, photos: Path | None, *, stay
     async with EmbeddedPostgres(directory, copy_binaries=True) as postgres:
         settings = with_url(settings, postgres.url).model_copy(update={"images": roots})
         await prepare(settings)
-        server = Server(settings)
+        server = proxy.Server(settings)
         try:
             await start(server)
             url = client_url(settings, postgres, server.address)
@@ -94,10 +100,42 @@ async def demo(settings: Settings, directory: Path, photos: Path | None, *, stay
                 await watch(postgres)
         finally:
             await server.close()
-    address = settings.server.host, settings.server.port or 7432
     print("To go on, start it again, and connect from another terminal:")
-    print(f"  thanoproxy serve --embedded {directory} --image-root {pictures.root}")
-    print(f"  {psql_line(client_url(settings, postgres, address))}")
+    for line in lines_to_go_on(settings, postgres, pictures.root):
+        print(f"  {line}")
+
+
+def choose_directory() -> Path:
+    """A lasting folder of our own; a temporary one, left behind, where we may not make that."""
+    directory = data_directory() / "demo"
+    existing = next(step for step in (directory, *directory.parents) if step.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return directory
+    temporary = Path(tempfile.mkdtemp(prefix="thanoproxy-"))
+    temporary.chmod(0o711)  # new, and to be entered by the user who runs PostgreSQL
+    return temporary / "demo"
+
+
+def free_port(settings: Settings) -> Settings:
+    """`settings` with a port that nobody has, in place of one that is taken: the demo need not be where the proxy will be."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.server.host, settings.server.port))
+        except OSError:
+            return settings.model_copy(update={"server": settings.server.model_copy(update={"port": 0})})
+    return settings
+
+
+def lines_to_go_on(settings: Settings, postgres: EmbeddedPostgres, images: Path) -> Iterator[str]:
+    """Commands that serve what the demo has left, and connect to it."""
+    server, usual = settings.server, Server()
+    serve = f"{our_command()} serve --embedded {shlex.quote(str(postgres.directory))} --image-root {shlex.quote(str(images))}"
+    address = server.host, server.port or usual.port
+    if address != (usual.host, usual.port):
+        serve += f" --listen {address[0]}:{address[1]}"
+    yield serve
+    yield psql_line(client_url(settings, postgres, address))
 
 
 async def session(url: str, name: str, build: str, pictures: Pictures) -> None:
@@ -136,9 +174,13 @@ def table(rows: Sequence[asyncpg.Record]) -> Iterator[str]:
     """Rows as psql shows them."""
     if not rows:
         return
-    texts = [list(rows[0].keys()), *([str(value) for value in row.values()] for row in rows)]
+    texts = [list(rows[0].keys()), *([shown(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in texts) for column in range(len(texts[0]))]
     head, *body = ("|".join(f" {text:{width}} " for text, width in zip(line, widths, strict=True)) for line in texts)
     yield head
     yield "+".join("-" * (width + 2) for width in widths)
     yield from body
+
+
+def shown(value: object) -> str:
+    return "{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else str(value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import quote
@@ -15,7 +17,7 @@ from thanoproxy.config import Settings, Upstream
 from thanoproxy.embedded import EmbeddedPostgres
 from thanoproxy.errors import ConfigurationError, InsufficientPrivilege, UpstreamUnavailable
 
-__all__ = ["client_url", "open_upstream", "prepare", "psql_line", "require_folders"]
+__all__ = ["client_url", "open_upstream", "our_command", "prepare", "psql_line", "require_folders"]
 
 log = logging.getLogger(__name__)
 
@@ -73,5 +75,13 @@ def client_url(settings: Settings, server: EmbeddedPostgres | None, address: tup
 
 def psql_line(url: str) -> str:
     """A command to paste into a shell; our own psql where the machine has none."""
-    psql = "psql" if shutil.which("psql") else "thanoproxy psql"
+    psql = "psql" if shutil.which("psql") else f"{our_command()} psql"
     return f'{psql} "{url}"'
+
+
+def our_command() -> str:
+    """How a shell finds us: by name where we are in PATH, else by the way we were started."""
+    if shutil.which("thanoproxy"):
+        return "thanoproxy"
+    script = Path(sys.argv[0])
+    return shlex.quote(str(script)) if script.name == "thanoproxy" else f"{shlex.quote(sys.executable)} -m thanoproxy"

@@ -35,6 +35,7 @@ class Exchange:
         self.pipeline = Pipeline(status, self._idle)
         self.codec = "utf-8"
         self.skip = 0
+        self.stopped = False
         self.watch: Callable[[int, bytes], None] = _ignore
         self._on_idle = on_idle
         self._buffer = bytearray()
@@ -121,8 +122,14 @@ class Exchange:
 
         A DO block that raises puts the true reason into the server's log; where DO is refused, that refusal fails it just as well.
         """
+        shown = messages.error_response(error, encoding=self.codec)
+        if self.stopped:
+            # The server has failed already, because we asked it to stop sending rows for this statement.
+            self.stopped = False
+            self.client.write(shown)
+            return
         await self.settle()
-        self.client.write(messages.error_response(error, encoding=self.codec))
+        self.client.write(shown)
         collect = Collect(frozenset(), self._future())
         self.pipeline.expect(collect)
         self.send(

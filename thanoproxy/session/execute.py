@@ -55,7 +55,7 @@ async def decorate(exchange: Exchange, services: Services, decoration: Decoratio
         await _finished(rows)
     except BaseException:
         stream.drop()
-        await _stop(rows, stop)
+        await _stop(exchange, rows, stop)
         raise
     kind, body = rows.frames[-1]
     exchange.client.write(messages.message(bytes((kind,)), body))
@@ -78,7 +78,7 @@ async def collect(
         try:
             await _finished(rows)
         except BaseException:
-            await _stop(rows, stop)
+            await _stop(exchange, rows, stop)
             raise
         # Close the portal now: with it goes the snapshot that would hold back vacuum for as long as the training lasts.
         await exchange.swallow(messages.close(b"P", portal), b"3")
@@ -158,12 +158,13 @@ async def _finished(rows: Rows) -> None:
     rows.done.result()
 
 
-async def _stop(rows: Rows, stop: Stop) -> None:
+async def _stop(exchange: Exchange, rows: Rows, stop: Stop) -> None:
     """Let rows that still come run out unused; upstream is asked to stop, and its answer, whatever it is, is awaited."""
     rows.sink = _nowhere
     if not rows.done.done():
         await stop.cancel_upstream()
         await asyncio.wait([rows.done])
+        exchange.stopped = isinstance(rows.done.exception(), UpstreamError)
     # Retrieved, so that asyncio does not report an error that nobody needs any more.
     rows.done.exception()
 

@@ -1,0 +1,107 @@
+"""Bad input: each kind has its SQLSTATE, points at the place to blame, says what would help, and leaves the session usable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+BUILD = "BUILD MODEL m USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32{}) AS {}"
+ROWS = "SELECT * FROM pictures"
+
+CASES: list[tuple[str, str, str | None, str, str | None]] = [
+    # statement, SQLSTATE, the text its position points at, message, hint (or a part of each)
+    ("PREDICT USING nobody AS SELECT '' AS image", "42704", "nobody", 'model "nobody" does not exist', "LIST MODEL"),
+    ("PREDICT USING colours@7 AS SELECT '' AS image", "42704", "colours@7", 'model "colours@7" does not exist', None),
+    ("DROP MODEL nobody", "42704", None, 'model "nobody" does not exist', None),
+    ("BUILD MODEL m USING ConvNext_Tini AS SELECT 1", "42704", "ConvNext_Tini", "does not exist", "Did you mean ConvNeXt_Tiny?"),
+    ("BUILD MODEL m USING ResNet9 AS SELECT 1", "42704", "ResNet9", 'architecture "ResNet9"', None),
+    (BUILD.format(", epoch=1", ROWS), "42601", "epoch=1", 'unknown option "epoch"', "Did you mean epochs?"),
+    (BUILD.format(", epochs='x'", ROWS), "22023", "'x'", "whole number", None),
+    (BUILD.format(", epochs=0", ROWS), "22023", "0) AS", "at least 1", None),
+    (BUILD.format(", learning_rate=-1e-3", ROWS), "22023", "-1e-3", "above 0", None),
+    (BUILD.format(", tune='half'", ROWS), "22023", "'half'", "'auto' or 'full' or 'head'", None),
+    (BUILD.format(", color=RGB", ROWS), "42601", "RGB", "a value for color", "'RGB'"),
+    (BUILD.format(", epochs=1, max_epochs=2", ROWS), "42601", "max_epochs", 'means "epochs"', None),
+    (BUILD.format(", early_stopping=true", ROWS), "0A000", "early_stopping", "not supported yet", None),
+    (BUILD.format(", image_col='picture'", ROWS), "42703", "'picture'", 'no column "picture"', None),
+    (BUILD.format(", label_col='labell'", ROWS), "42703", "'labell'", 'no column "labell"', 'Did you mean "label"?'),
+    (BUILD.format("", "SELECT image FROM pictures"), "42703", None, 'no column "label"', "label_col"),
+    (BUILD.format("", "SELECT 1 AS image, label FROM pictures"), "42804", None, "neither text nor bytea", None),
+    (BUILD.format("", "SELECT image, NULLIF(label, 'red') AS label FROM pictures ORDER BY id"), "22004", None, "row 2 is NULL", None),
+    (BUILD.format("", "SELECT image, 'x' AS label FROM pictures"), "22000", None, "all 24 rows have the same label", "two classes"),
+    (BUILD.format("", "SELECT * FROM pictures WHERE false"), "P0002", None, "no rows", None),
+    (BUILD.format("", "SELECT 'gone.png' AS image, label FROM pictures"), "58P01", None, "gone.png", None),
+    (BUILD.format("", "SELECT '../../etc/passwd' AS image, label FROM pictures"), "58P01", None, "../../etc/passwd", None),
+    ("BUILD MODEL colours USING MobileNet_V2 AS SELECT * FROM pictures", "42710", None, "already exists", "overwrite"),
+    ("BUILD colours USING MobileNet_V2 MODEL", "42601", "colours", "expected MODEL", None),
+    ("BUILD MODEL m USING MobileNet_V2 SELECT 1", "42601", "SELECT 1", "expected AS", "follows AS"),
+    ("BUILD MODEL m USING MobileNet_V2 AS DELETE FROM pictures", "42601", "DELETE", "expected a query", None),
+    ("PREDICT colours AS SELECT 1", "42601", "colours", "expected USING", None),
+    ("PREDICT USING colours AS", "42601", "", "a query after AS", None),
+    ("PREDICT USING colours OPTIONS (image_col 'x') AS SELECT 1", "42601", "'x'", 'expected "="', None),
+    ("PREDICT USING colours OPTIONS (top_k=3) AS SELECT '' AS image", "0A000", "top_k", "not supported yet", None),
+    ("PREDICT USING colours AS SELECT 'abc", "42601", "'abc", "unterminated quoted string", None),
+    ("PREDICT USING colours AS SELECT id FROM pictures", "42703", None, 'no column "image" or "image_path"', "image_col"),
+    ("PREDICT USING colours AS SELECT image, 1 AS predicted FROM pictures", "42701", None, '"predicted"', "result_col"),
+    ("PREDICT USING colours AS SELECT image FROM pictures WHERE nope", "42703", "nope", 'column "nope" does not exist', None),
+    ("PREDICT USING colours AS SELECT '/etc/passwd' AS image", "58P01", None, "/etc/passwd", None),
+    ("PREDICT USING colours AS SELECT '/etc/absent' AS image", "58P01", None, "/etc/absent", None),
+    ("PREDICT USING colours AS SELECT 'readme.txt' AS image", "22P03", None, "readme.txt", None),
+    ("PREDICT USING colours AS SELECT '\\xff00'::bytea AS image", "22P03", None, "image", None),
+    ("SELECT * FROM (PREDICT USING colours AS SELECT image FROM pictures) t", "0A000", "PREDICT", "inside other statements", None),
+    ("EVALUATE USING colours AS SELECT * FROM pictures", "0A000", "EVALUATE", "not supported yet", None),
+]
+
+
+@pytest.fixture(scope="module")
+def text_file(image_root: object) -> Iterator[None]:
+    path = image_root / "readme.txt"  # type: ignore[operator]
+    path.write_text("not an image")
+    yield
+    path.unlink()
+
+
+@pytest.mark.usefixtures("text_file")
+@pytest.mark.parametrize("prepared", [False, True], ids=["simple", "prepared"])
+@pytest.mark.parametrize(("statement", "sqlstate", "place", "message", "hint"), CASES, ids=[case[0][:60] for case in CASES])
+def test_bad_input(
+    connection: psycopg.Connection[tuple[object, ...]],
+    statement: str,
+    sqlstate: str,
+    place: str | None,
+    message: str,
+    hint: str | None,
+    prepared: bool,
+) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        connection.execute(sql.SQL(statement), prepare=prepared)  # type: ignore[arg-type]
+    diag = caught.value.diag
+    assert (diag.sqlstate, diag.severity) == (sqlstate, "ERROR")
+    assert message in (diag.message_primary or "")
+    assert hint is None or hint in (diag.message_hint or "")
+    if place is not None:
+        assert diag.statement_position == str(statement.rindex(place) + 1 if place else len(statement) + 1)
+    assert connection.execute("SELECT 'usable'").fetchone() == ("usable",)
+
+
+def test_a_path_outside_tells_nothing_about_what_is_there(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    texts = set()
+    for path in ("/etc/passwd", "/etc/absent"):
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute(f"PREDICT USING colours AS SELECT '{path}' AS image")
+        diag = caught.value.diag
+        texts.add(tuple(str(part).replace(path, "…") for part in (diag.message_primary, diag.message_detail, diag.message_hint)))
+    assert len(texts) == 1
+
+
+def test_without_the_schema(proxy: object, empty_database: object) -> None:
+    address = proxy.url(empty_database)  # type: ignore[attr-defined]
+    with psycopg.connect(address, autocommit=True) as connection:
+        statements = ("LIST MODEL", "DROP MODEL m", "PREDICT USING m AS SELECT '' AS image", "SELECT 1; LIST MODEL; SELECT 2")
+        for statement in statements:
+            with pytest.raises(psycopg.errors.InvalidSchemaName) as caught:
+                connection.execute(statement)
+            assert "thanoproxy init" in (caught.value.diag.message_hint or "")

@@ -1,0 +1,138 @@
+"""Cancel, timeouts and lost clients: what runs is stopped within seconds, and nothing else is touched."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from threading import Timer
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from tests.databases import Database
+from tests.rawwire import RawClient
+from thanoproxy.wire.messages import query
+
+LONG = (
+    "BUILD MODEL endless USING MobileNet_V2 OPTIONS (pretrained=false, input_size=64, epochs=10000) "
+    "AS SELECT image, label FROM pictures"
+)
+MANY = "PREDICT USING colours AS SELECT image FROM pictures, generate_series(1, 1000000)"
+
+
+@pytest.fixture
+def observer(module_database: Database) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A connection past the proxy."""
+    with psycopg.connect(module_database.url, autocommit=True) as connection:
+        yield connection
+
+
+def cancel_soon(connection: psycopg.Connection[tuple[object, ...]], seconds: float = 1.0) -> Timer:
+    timer = Timer(seconds, connection.cancel_safe)
+    timer.start()
+    return timer
+
+
+def wait_for(observer: psycopg.Connection[tuple[object, ...]], question: str, answer: object, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while (found := observer.execute(question).fetchone()) != (answer,):
+        assert time.monotonic() < end, f"{question}: {found}, not {answer}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("statement", [LONG, MANY, f"SELECT 1; {LONG}; SELECT 2", f"SELECT 1; {MANY}; SELECT 2"])
+def test_cancel(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> None:
+    timer = cancel_soon(connection)
+    start = time.monotonic()
+    with pytest.raises(errors.QueryCanceled, match="user request"):
+        connection.execute(statement)
+    assert time.monotonic() - start < 3.5
+    timer.join()
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_late_cancel_hits_nothing(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    connection.execute("PREDICT USING colours AS SELECT image FROM pictures")
+    connection.cancel_safe()
+    assert len(connection.execute("PREDICT USING colours AS SELECT image FROM pictures").fetchall()) == 24
+
+
+@pytest.mark.parametrize("statement", [LONG, MANY, f"SELECT 1; {LONG}"])
+def test_statement_timeout(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> None:
+    connection.execute("SET statement_timeout = '900ms'")
+    start = time.monotonic()
+    with pytest.raises(errors.QueryCanceled, match="statement timeout"):
+        connection.execute(statement)
+    assert 0.8 < time.monotonic() - start < 3.0
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_canceled_build_leaves_a_canceled_job_and_no_model(
+    connection: psycopg.Connection[tuple[object, ...]], observer: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    cancel_soon(connection)
+    with pytest.raises(errors.QueryCanceled):
+        connection.execute(LONG)
+    wait_for(observer, "SELECT state FROM thanosql.jobs WHERE model = 'endless' ORDER BY started_at DESC LIMIT 1", "canceled")
+    wait_for(observer, "SELECT count(*) FROM thanosql.models WHERE name = 'endless'", 0)
+
+
+def test_others_see_a_running_job(
+    url: str, connection: psycopg.Connection[tuple[object, ...]], observer: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    with RawClient(url) as raw:
+        raw.send(query(LONG.encode()))
+        wait_for(observer, f"SELECT state FROM thanosql.jobs WHERE pid = {raw.pid}", "running")
+        wait_for(
+            observer,
+            f"SELECT count(*) >= 2 FROM thanosql.training_log l JOIN thanosql.jobs j ON l.job = j.id WHERE j.pid = {raw.pid}",
+            True,
+            seconds=15,
+        )
+        assert connection.execute("SELECT 'meanwhile'").fetchone() == ("meanwhile",)
+        raw.socket.shutdown(socket.SHUT_RDWR)
+    wait_for(observer, f"SELECT state FROM thanosql.jobs WHERE pid = {raw.pid}", "canceled")
+    wait_for(observer, f"SELECT count(*) FROM pg_stat_activity WHERE pid = {raw.pid}", 0)
+
+
+def test_the_backend_is_terminated(url: str, observer: psycopg.Connection[tuple[object, ...]]) -> None:
+    with RawClient(url) as raw:
+        raw.send(query(LONG.encode()))
+        wait_for(observer, f"SELECT state FROM thanosql.jobs WHERE pid = {raw.pid}", "running")
+        observer.execute("SELECT pg_terminate_backend(%s)", (raw.pid,))
+        replies = []
+        with pytest.raises(EOFError):
+            while True:
+                replies.append(raw.read())
+        assert any(kind == "E" and b"57P01" in body for kind, body in replies)
+    wait_for(observer, f"SELECT state IN ('canceled', 'failed') FROM thanosql.jobs WHERE pid = {raw.pid}", True)
+
+
+def test_a_slow_reader_bounds_what_is_computed(url: str, observer: psycopg.Connection[tuple[object, ...]]) -> None:
+    """A client that stops reading stops the server: the cursor below has given few rows though millions are there."""
+    wide = "PREDICT USING colours AS SELECT image, repeat('x', 20000) FROM pictures, generate_series(1, 1000000)"
+    with RawClient(url) as raw:
+        raw.send(query(wide.encode()))
+        wait_for(
+            observer,
+            f"SELECT wait_event = 'ClientWrite' FROM pg_stat_activity WHERE pid = {raw.pid}",
+            True,
+            seconds=20,
+        )
+
+
+def test_the_first_row_does_not_wait_for_the_last(url: str) -> None:
+    # Wide rows, since PostgreSQL itself keeps rows back until 8 KB of them are there.
+    wide = "SELECT image, repeat('x', 10000) FROM pictures WHERE id < 20 AND (id < 10 OR pg_sleep(0.3) IS NOT NULL)"
+    slow = f"PREDICT USING colours AS {wide}"
+    with RawClient(url) as raw:
+        start = time.monotonic()
+        raw.send(query(slow.encode()))
+        while raw.read()[0] != "D":
+            pass
+        assert time.monotonic() - start < 1.5
+        while raw.read()[0] != "Z":
+            pass
+        assert time.monotonic() - start > 2.5
