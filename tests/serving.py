@@ -46,7 +46,9 @@ def paint_images(folder: Path) -> None:
 
 
 @contextmanager
-def running_proxy(url: str, images: list[Path], artifacts: Path, *, weights: list[Path] | None = None, pool: str = "inline") -> Iterator[Proxy]:
+def running_proxy(
+    url: str, images: list[Path], artifacts: Path, *, weights: list[Path] | None = None, pool: str = "inline"
+) -> Iterator[Proxy]:
     """Serve until the block ends."""
     settings = load(
         None,

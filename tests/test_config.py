@@ -40,9 +40,7 @@ def test_defaults() -> None:
     assert (settings.workers.pool, settings.workers.devices) == ("local", "auto")
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(
-    toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_win_over_the_environment_and_that_over_the_file(toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     file = toml("[server]\nhost = 'file'\nport = 1\nlogin_timeout = 3\n[images]\nroots = ['/a', '/b']")
     monkeypatch.setenv("THANOPROXY_SERVER__HOST", "environment")
     monkeypatch.setenv("THANOPROXY_SERVER__PORT", "2")
@@ -96,9 +94,7 @@ def test_settings_cross_to_another_process() -> None:
         ("CONFIG", "/no/such/file", "cannot read the configuration file /no/such/file: No such file or directory"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
-) -> None:
+def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str) -> None:
     monkeypatch.setenv("THANOPROXY_" + variable, value)
     with pytest.raises(ConfigurationError) as caught:
         load()

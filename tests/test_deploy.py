@@ -39,9 +39,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_what_is_copied_exists_and_is_not_ignored() -> None:
-    ignored, *kept = (
-        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
-    )
+    ignored, *kept = (line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     assert ignored == "*"
     for copied in arguments("COPY"):
         *sources, _ = shlex.split(copied)

@@ -61,8 +61,7 @@ def settings_table() -> str:
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
         rows = [
-            (f"`{section}.{name}`", default_of(section, name), one.description or "")
-            for name, one in field.annotation.model_fields.items()
+            (f"`{section}.{name}`", default_of(section, name), one.description or "") for name, one in field.annotation.model_fields.items()
         ]
         title = (field.annotation.__doc__ or "").strip()
         parts.append(f"## [{section}]\n\n{title}\n\n" + table(("setting", "default", "meaning"), rows))
@@ -100,9 +99,7 @@ def test_every_table_is_somewhere() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_agree_with_the_code(name: str) -> None:
-    bodies = [
-        match["body"] for page in PAGES for match in _TABLE.finditer(page.read_text(encoding="utf-8")) if match["name"] == name
-    ]
+    bodies = [match["body"] for page in PAGES for match in _TABLE.finditer(page.read_text(encoding="utf-8")) if match["name"] == name]
     assert bodies == [TABLES[name]()], "run: python -m tests.test_docs"
 
 
@@ -189,9 +186,7 @@ def write() -> None:
     """Write every table anew."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        page.write_text(
-            _TABLE.sub(lambda m: f"<!-- table: {m['name']} -->\n{TABLES[m['name']]()}<!-- end -->", text), encoding="utf-8"
-        )
+        page.write_text(_TABLE.sub(lambda m: f"<!-- table: {m['name']} -->\n{TABLES[m['name']]()}<!-- end -->", text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_bytea_images(connection: Connection, image_root: object) -> None:
 
 def test_result_col(connection: Connection) -> None:
     (result,) = send(connection, "PREDICT USING colours OPTIONS (result_col='Was ist es') AS SELECT image FROM pictures LIMIT 1")
-    assert result.fname(1) == "Was ist es".encode()
+    assert result.fname(1) == b"Was ist es"
 
 
 def test_list_model(connection: Connection) -> None:

@@ -43,7 +43,7 @@ from thanoproxy.statements.shapes import Collect, Decorate, Rewrite, Shape
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
 from thanoproxy.wire.messages import ErrorFields
-from thanoproxy.wire.pipeline import REPLY_ENDS, Forward, Ready, SegmentFailed, Segment, UpstreamError
+from thanoproxy.wire.pipeline import REPLY_ENDS, Forward, Ready, Segment, SegmentFailed, UpstreamError
 
 __all__ = ["Attendant"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from thanoproxy.errors import ProtocolViolation, ThanoError
+from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, ThanoError
 from thanoproxy.wire import messages
-from thanoproxy.wire.startup import GSSENC_REQUEST, SSL_REQUEST, Cancel, Startup, packet_size, read_packet
+from thanoproxy.wire.startup import SSL_REQUEST, Cancel, Startup, packet_size, read_packet
 
 __all__ = ["Refused", "greet"]
 
@@ -34,7 +34,8 @@ async def greet(sock: socket.socket) -> Startup | Cancel:
             return request
         if request in seen:
             # A second one is taken for a protocol version, as by the server's ProcessStartupPacket.
-            return Startup(packet, request, {})
+            version = f"{request >> 16}.{request & 0xFFFF}"
+            raise Refused(_fatal(FeatureNotSupported(f"unsupported frontend protocol {version}")))
         seen.add(request)
         if _waiting(sock):
             what = "SSL" if request == SSL_REQUEST else "GSSAPI encryption"

@@ -15,7 +15,7 @@ class Link(asyncio.Protocol):
     Reading stops while anybody holds the link (`hold`/`release`, by reason), so memory is bounded in both directions.
     """
 
-    __slots__ = ("_drained", "_held", "full", "on_full", "on_lost", "on_eof", "receive", "transport")
+    __slots__ = ("_drained", "_held", "full", "on_eof", "on_full", "on_lost", "receive", "transport")
 
     def __init__(
         self,

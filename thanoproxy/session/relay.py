@@ -33,9 +33,7 @@ _VERDICTS = 512
 class Relay:
     """One session.  `closed` resolves when both sides are gone."""
 
-    def __init__(
-        self, startup: Startup, services: Services, cancel_upstream: Callable[[Relay], Awaitable[None]], tls: bool
-    ) -> None:
+    def __init__(self, startup: Startup, services: Services, cancel_upstream: Callable[[Relay], Awaitable[None]], tls: bool) -> None:
         self.identity = Identity(startup.user, startup.database)
         self.services = services
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,20 +172,18 @@ class Relay:
         except UnicodeDecodeError:
             return None  # the server says 22021
         if self.settings[b"standard_conforming_strings"] == "off" and "\\" in decoded:
-            return self._nonconforming(decoded)
+            if statements.begins_ours(decoded):
+                raise FeatureNotSupported(
+                    "backslashes cannot be read while standard_conforming_strings is off",
+                    hint="SET standard_conforming_strings = on.",
+                )
+            return None
         parts = statements.recognise(decoded)
         if parts is None:
             if len(self._foreign) >= _VERDICTS:
                 self._foreign.clear()
             self._foreign[text] = None
         return parts
-
-    def _nonconforming(self, decoded: str) -> None:
-        if statements.begins_ours(decoded):
-            raise FeatureNotSupported(
-                "backslashes cannot be read while standard_conforming_strings is off",
-                hint="SET standard_conforming_strings = on.",
-            )
 
     def _codec(self) -> str | None:
         return codec(self.settings[b"client_encoding"])

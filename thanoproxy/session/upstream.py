@@ -41,9 +41,7 @@ class Upstream:
                 await self._send_cancel(request.encode())
 
     async def _send_cancel(self, packet: bytes) -> None:
-        opening = (
-            asyncio.open_unix_connection(self.path) if self.path is not None else asyncio.open_connection(self.host, self.port)
-        )
+        opening = asyncio.open_unix_connection(self.path) if self.path is not None else asyncio.open_connection(self.host, self.port)
         reader, writer = await opening
         try:
             writer.write(packet)

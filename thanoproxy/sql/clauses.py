@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pglast
 
@@ -211,4 +212,5 @@ def _string(token: Token) -> str:
     if raw[0] in "'\"" and raw[-1] == raw[0]:
         return raw[1:-1].replace(raw[0] * 2, raw[0])
     (statement,) = pglast.parse_sql(f"SELECT {raw}")
-    return str(statement.stmt.targetList[0].val.val.sval)
+    select: Any = statement.stmt
+    return str(select.targetList[0].val.val.sval)

@@ -6,14 +6,14 @@ byte for byte; a statement that is ours but malformed raises its own error and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token, split_statements, tokenize
 from thanoproxy.statements import build_model, drop_model, list_models, predict
-from thanoproxy.statements.shapes import Shape
+from thanoproxy.statements.shapes import Rewrite, Shape
 
 __all__ = ["Part", "interesting", "recognise"]
 
@@ -88,7 +88,7 @@ def _is_ours(statement: Statement) -> bool:
     return _key(statement, STATEMENTS) is not None or _key(statement, LATER) is not None or _nested(statement) is not None
 
 
-def _key(statement: Statement, table: dict[tuple[str, ...], object]) -> tuple[str, ...] | None:
+def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple[str, ...] | None:
     return next((words for words in table if statement.words(len(words)) == words), None)
 
 
@@ -106,9 +106,8 @@ def _shape(text: str, statement: Statement) -> Shape | None:
     cursor = Cursor(text, statement)
     cursor.at = 1
     shape = STATEMENTS[words](cursor)
-    inner = getattr(shape, "inner", None)
-    nested = _nested(statement) if inner is not None else None
-    if nested is not None and nested.start >= inner.start:
+    nested = _nested(statement)
+    if nested is not None and not isinstance(shape, Rewrite) and nested.start >= shape.inner.start:
         raise FeatureNotSupported("PREDICT is not supported inside a query yet", position=nested.start + 1)
     return shape
 

@@ -54,9 +54,7 @@ def parse(cursor: Cursor) -> Collect:
         raise problem.at(position) from None
     options = read_options(cursor.options(), RULES, LATER, "BUILD MODEL")
     if options.get("weights") is not None and options.get("pretrained") is False:
-        raise FeatureNotSupported(
-            'options "weights" and "pretrained=false" exclude each other', position=options.position("weights")
-        )
+        raise FeatureNotSupported('options "weights" and "pretrained=false" exclude each other', position=options.position("weights"))
     return BuildModel(name, known.name, options, cursor.query())
 
 
@@ -111,13 +109,9 @@ class ModelTraining(Training):
     def take(self, row: int, values: Sequence[bytes | None]) -> tuple[jobs.Image, str]:
         image, label = values
         if label is None:
-            raise NullNotAllowed(
-                f"the label of row {row + 1} is NULL", hint="Leave such rows out: … WHERE label IS NOT NULL.", row=row
-            )
+            raise NullNotAllowed(f"the label of row {row + 1} is NULL", hint="Leave such rows out: … WHERE label IS NOT NULL.", row=row)
         if image is None:
-            raise NullNotAllowed(
-                f"the image of row {row + 1} is NULL", hint="Leave such rows out: … WHERE image IS NOT NULL.", row=row
-            )
+            raise NullNotAllowed(f"the image of row {row + 1} is NULL", hint="Leave such rows out: … WHERE image IS NOT NULL.", row=row)
         text = label.decode(self._codec, "replace")
         self._labels.add(text)
         self._rows += 1

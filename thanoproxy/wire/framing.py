@@ -33,6 +33,11 @@ _LARGEST_STATUS = 1 << 16
 QUERY, PARSE, SYNC, FUNCTION_CALL = b"QPSF"
 COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE = b"cfdC"
 READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR = b"ZSGWK3E"
+_TEXTS = frozenset((QUERY, PARSE))
+_ASKING = frozenset((SYNC, FUNCTION_CALL))
+_COPY_ENDS = frozenset((COPY_DONE, COPY_FAIL))
+_READ = frozenset((READY, PARAMETER_STATUS, KEY_DATA))
+_COPIES = frozenset((COPY_IN, COPY_BOTH))
 
 
 class Owed:
@@ -123,7 +128,7 @@ class FrontendWalk:
                 self.blind = True
                 return size
             end = pos + 1 + length
-            if kind == QUERY or kind == PARSE:
+            if kind in _TEXTS:
                 if length <= LARGEST_TEXT:
                     if end > size:
                         break
@@ -134,9 +139,9 @@ class FrontendWalk:
                     owed.ask(kind)
                 else:
                     owed.unsynced += 1
-            elif kind == SYNC or kind == FUNCTION_CALL:
+            elif kind in _ASKING:
                 owed.ask(kind)
-            elif kind == COPY_DONE or kind == COPY_FAIL:
+            elif kind in _COPY_ENDS:
                 owed.end_copy()
             elif kind != COPY_DATA:
                 if self.concerns is not None:
@@ -180,11 +185,11 @@ class BackendWalk:
             kind = data[pos]
             (length,) = _LENGTH(data, pos + 1)
             end = pos + 1 + length
-            if kind == READY or kind == PARAMETER_STATUS or kind == KEY_DATA:
+            if kind in _READ:
                 if end > size and length <= _LARGEST_STATUS:
                     break
                 self.note(kind, data[pos + 5 : end])
-            elif kind == COPY_IN or kind == COPY_BOTH:
+            elif kind in _COPIES:
                 self.owed.copying()
             elif kind == CLOSE_COMPLETE:
                 self.owed.closes_done += 1

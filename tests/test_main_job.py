@@ -1,0 +1,119 @@
+"""The job this program exists for, on real photos and real pretrained weights, from three different clients."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psycopg
+import pytest
+
+from tests.conftest import make_database
+from tests.serving import Proxy
+from thanoproxy.embedded import EmbeddedPostgres
+from thanoproxy.embedded.binaries import shipped_psql
+
+BUILD = (
+    "BUILD MODEL pets USING MobileNet_V2 OPTIONS (image_col='image', label_col='label', tune='head', "
+    "weights='mobilenet_v2_imagenet.safetensors') AS SELECT * FROM cat_and_dog_train"
+)
+PREDICT = "PREDICT USING pets AS SELECT * FROM cat_and_dog_test"
+
+
+def rows_of(test_data: Path, name: str) -> list[tuple[str, str]]:
+    with (test_data / "data" / f"{name}.csv").open(newline="") as file:
+        return [(row["image"], row["label"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def pets(proxy: Proxy, postgres: EmbeddedPostgres, template: str, test_data: Path) -> Iterator[str]:
+    """A URL through the proxy of a database with both tables and the trained model."""
+    for database in make_database(postgres, template):
+        url = proxy.url(database)
+        load_tables(url, test_data)
+        with psycopg.connect(url, autocommit=True) as connection:
+            (row,) = connection.execute(BUILD).fetchall()
+            assert row[:4] == ("pets", 1, ["cat", "dog"], 400)
+            assert row[4] >= 0.95
+        yield url
+
+
+def load_tables(url: str, test_data: Path) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in ("cat_and_dog_train", "cat_and_dog_test"):
+            connection.execute(f"CREATE TABLE {name} (image text, label text)")
+            with connection.cursor().copy(f"COPY {name} FROM STDIN") as copy:
+                for row in rows_of(test_data, name):
+                    copy.write_row(row)
+
+
+def judge(found: list[tuple[str, ...]], expected: list[tuple[str, str]]) -> None:
+    """All rows, in order, untouched, and nearly all predicted right."""
+    assert [row[:2] for row in found] == expected
+    right = sum(label == predicted for _, label, predicted in found)
+    assert right / len(found) >= 0.97
+
+
+def test_psql(pets: str, test_data: Path) -> None:
+    command = [str(shipped_psql()), "--no-psqlrc", "--csv", "-c", PREDICT, pets]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    header, *found = csv.reader(output.splitlines())
+    assert header == ["image", "label", "predicted"]
+    judge([tuple(row) for row in found], rows_of(test_data, "cat_and_dog_test"))
+
+
+def test_psycopg(pets: str, test_data: Path) -> None:
+    with psycopg.connect(pets) as connection, connection.cursor() as cursor:
+        found = cursor.execute(PREDICT).fetchall()
+        assert [column.name for column in cursor.description or ()] == ["image", "label", "predicted"]
+        judge(found, rows_of(test_data, "cat_and_dog_test"))
+        few = cursor.execute(PREDICT + " WHERE label = %s LIMIT %s", ("dog", 20)).fetchall()
+        assert [row[1] for row in few] == ["dog"] * 20
+
+
+async def test_asyncpg(pets: str, test_data: Path) -> None:
+    connection = await asyncpg.connect(pets)
+    try:
+        found = await connection.fetch(PREDICT)
+        assert list(found[0].keys()) == ["image", "label", "predicted"]
+        judge([tuple(row) for row in found], rows_of(test_data, "cat_and_dog_test"))
+        few = await connection.fetch(PREDICT + " WHERE label = $1 LIMIT $2", "cat", 20)
+        assert [row["label"] for row in few] == ["cat"] * 20
+    finally:
+        await connection.close()
+
+
+def test_the_job_and_its_epochs_are_on_record(pets: str) -> None:
+    with psycopg.connect(pets) as connection:
+        job = connection.execute("SELECT state, phase, images_done, accuracy FROM thanosql.jobs WHERE model = 'pets'").fetchone()
+        assert job is not None
+        assert job[:2] == ("done", "done")
+        epochs = connection.execute("SELECT epoch, loss FROM thanosql.training_log WHERE model = 'pets' ORDER BY epoch").fetchall()
+        assert [epoch for epoch, _ in epochs] == [1, 2, 3]
+
+
+class TestSeedStatement:
+    """The statement of the tutorial, word for word."""
+
+    SEED = (
+        "BUILD MODEL my_image_classifier USING ConvNeXt_Tiny OPTIONS (image_col='image', label_col='label', epochs=1) "
+        "AS SELECT * FROM cat_and_dog_train"
+    )
+
+    def test_without_weights_it_names_each_way_to_supply_them(self, pets: str) -> None:
+        with psycopg.connect(pets, autocommit=True) as connection, pytest.raises(psycopg.errors.UndefinedFile) as caught:
+            connection.execute(self.SEED)
+        hint = caught.value.diag.message_hint or ""
+        for way in ("weights=", "--weights-root", "convnext_tiny", "TORCH_HOME", "THANOPROXY_WEIGHTS__DOWNLOAD", "pretrained=false"):
+            assert way in hint
+
+    @pytest.mark.slow
+    def test_from_scratch_it_trains_on_the_cpu(self, pets: str, test_data: Path) -> None:
+        statement = self.SEED.replace("epochs=1", "epochs=1, pretrained=false, input_size=64") + " LIMIT 400"
+        with psycopg.connect(pets, autocommit=True) as connection:
+            (row,) = connection.execute(statement).fetchall()
+            assert row[:2] == ("my_image_classifier", 1)
+            assert len(connection.execute("PREDICT USING my_image_classifier AS SELECT * FROM cat_and_dog_test").fetchall()) == 400
