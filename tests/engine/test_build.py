@@ -52,9 +52,9 @@ def test_from_scratch(run_build: RunBuild, workshop: Workshop, pictures: tuple[P
 
 
 def test_convnext_from_scratch(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:
-    built, _ = run_build(pictures[1], architecture="CONVNEXT_TINY", pretrained=False, tune="full", epochs=2, augment=False)
+    built, _ = run_build(pictures[1][:24], architecture="CONVNEXT_TINY", pretrained=False, tune="full", epochs=1, augment=False)
     assert built.architecture == "ConvNeXt_Tiny"
-    assert accuracy(built, workshop, pictures[1]) >= 0.9
+    assert accuracy(built, workshop, pictures[1]) >= 0.8
 
 
 def test_fine_tuning_everything(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:

@@ -12,8 +12,15 @@ from typing import Any
 
 import psycopg
 import pytest
+import torch
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models import convnext_tiny
 from traitlets.config import Config
+
+from tests.databases import Database
+from tests.serving import running_proxy
 
 VARIABLES = ("THANOSQL_URL", "DATABASE_URL", "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE")
 
@@ -79,31 +86,13 @@ def connect(blank: Notebook) -> Callable[[str], Notebook]:
 
 
 @pytest.fixture
-def notebook(connect: Callable[[str], Notebook], empty_database: Any) -> Notebook:
+def notebook(connect: Callable[[str], Notebook], empty_database: Database) -> Notebook:
     """A notebook connected to a new, empty database."""
     return connect(empty_database.url)
 
 
-@pytest.fixture
-def tutorial(proxy: Any) -> Any:
-    """A proxy with the tutorial's two tables, photos that differ in colour, and weights for ConvNeXt_Tiny in reach.
-
-    The weights are random, under the name and in the form of the real ones: what is tested is the cells, not the accuracy.
-    `proxy` has a `url`, and the folders `image_root` and `weights_root` that it was started with.
-    """
-    make_weights(proxy.weights_root / "convnext_tiny.safetensors")
-    with psycopg.connect(proxy.url, autocommit=True) as connection:
-        for table, each in (("cat_and_dog_train", 12), ("cat_and_dog_test", 4)):
-            connection.execute(f"CREATE TABLE {table} (image text, label text)")
-            for path, label in make_photos(proxy.image_root, table, each):
-                connection.execute(f"INSERT INTO {table} VALUES (%s, %s)", (path, label))
-    return proxy
-
-
 def make_photos(root: Path, folder: str, each: int) -> Iterator[tuple[str, str]]:
     """Noise in two colours, as (path below the root, label)."""
-    from PIL import Image
-
     (root / folder).mkdir()
     for label, colour in (("cat", (220, 120, 40)), ("dog", (40, 90, 200))):
         for number in range(each):
@@ -113,9 +102,20 @@ def make_photos(root: Path, folder: str, each: int) -> Iterator[tuple[str, str]]
 
 
 def make_weights(file: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-    from torchvision.models import convnext_tiny
-
+    """Random weights under the name and in the form of ImageNet's: here the cells count, not the accuracy."""
     torch.manual_seed(0)
     save_file(convnext_tiny(weights=None).state_dict(), file)
+
+
+@pytest.fixture(scope="module")
+def tutorial(module_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A URL through a proxy, of a database with the tutorial's two tables; weights for ConvNeXt_Tiny are in reach."""
+    images, weights, artifacts = (tmp_path_factory.mktemp(name) for name in ("images", "weights", "artifacts"))
+    make_weights(weights / "convnext_tiny.safetensors")
+    with running_proxy(module_database.url, [images], artifacts, weights=[weights]) as proxy:
+        url = proxy.url(module_database)
+        with psycopg.connect(url, autocommit=True) as connection:
+            for table, each in (("cat_and_dog_train", 12), ("cat_and_dog_test", 4)):
+                connection.execute(f"CREATE TABLE {table} (image text, label text)")
+                connection.cursor().executemany(f"INSERT INTO {table} VALUES (%s, %s)", make_photos(images, table, each))
+        yield url

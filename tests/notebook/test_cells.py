@@ -37,9 +37,7 @@ def test_a_statement_without_rows_prints_its_tag(notebook: Notebook) -> None:
 
 
 def test_several_statements_show_the_last_result(notebook: Notebook) -> None:
-    cell = notebook.ok(
-        "%%thanosql\nCREATE TABLE t (a int);\nINSERT INTO t VALUES (1), (2);\nSELECT 0;\nSELECT a FROM t;\nANALYZE t;\n"
-    )
+    cell = notebook.ok("%%thanosql\nCREATE TABLE t (a int);\nINSERT INTO t VALUES (1), (2);\nSELECT 0;\nSELECT a FROM t;\nANALYZE t;\n")
     assert cell.printed.splitlines()[:4] == ["CREATE TABLE", "INSERT 0 2", "SELECT 1", "ANALYZE"]
     assert list(cell.value["a"]) == [1, 2]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.databases import Database
 from tests.notebook.conftest import Notebook
 from thanoproxy.notebook import target
 from thanoproxy.notebook.faults import ConnectionFault
@@ -44,24 +44,22 @@ def connect_as_a_magic_does(line: str) -> None:
     Session().connect(url)
 
 
-def test_connecting_says_where_and_not_how(blank: Notebook, empty_database: Any) -> None:
+def test_connecting_says_where_and_not_how(blank: Notebook, empty_database: Database) -> None:
     cell = blank.ok(f"%thanosql {empty_database.url}")
     url = urlsplit(empty_database.url)
-    assert cell.printed.startswith(
-        f"Connected to {url.hostname}:{url.port}, database {empty_database.name}, as postgres (PostgreSQL 18"
-    )
+    assert cell.printed.startswith(f"Connected to {url.hostname}:{url.port}, database {empty_database.name}, as postgres (PostgreSQL 18")
     assert url.password is not None
     assert url.password not in cell.printed
     assert blank.ok("%thanosql").printed == cell.printed
 
 
 @pytest.mark.parametrize("variable", ["THANOSQL_URL", "DATABASE_URL"])
-def test_the_environment_names_a_url(blank: Notebook, empty_database: Any, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_the_environment_names_a_url(blank: Notebook, empty_database: Database, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, empty_database.url)
     assert blank.ok(f"%thanosql {HERE}").value["d"][0] == empty_database.name
 
 
-def test_the_environment_names_libpq_variables(blank: Notebook, empty_database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_libpq_variables(blank: Notebook, empty_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     url = urlsplit(empty_database.url)
     for name, value in {
         "DATABASE_URL": "sqlite:///of/another/program.db",
@@ -90,26 +88,26 @@ def test_every_usual_scheme_is_taken(scheme: str) -> None:
     assert "host=h" in parse_url(f"{scheme}://u:p@h:1/d").conninfo
 
 
-def test_a_url_may_be_followed_by_sql(blank: Notebook, empty_database: Any) -> None:
+def test_a_url_may_be_followed_by_sql(blank: Notebook, empty_database: Database) -> None:
     assert blank.ok(f"%%thanosql {empty_database.url}\n{HERE}").value["d"][0] == empty_database.name
     assert blank.ok(f"%%psql\n{empty_database.url}\n{HERE}").value["d"][0] == empty_database.name
 
 
-def test_connecting_elsewhere(connect: Callable[[str], Notebook], database: Any, empty_database: Any) -> None:
+def test_connecting_elsewhere(connect: Callable[[str], Notebook], database: Database, empty_database: Database) -> None:
     notebook = connect(database.url)
     assert notebook.ok(f"%thanosql {HERE}").value["d"][0] == database.name
     connect(empty_database.url)
     assert notebook.ok(f"%thanosql {HERE}").value["d"][0] == empty_database.name
 
 
-def test_a_wrong_password(blank: Notebook, empty_database: Any) -> None:
+def test_a_wrong_password(blank: Notebook, empty_database: Database) -> None:
     cell = blank.run(f"%thanosql {empty_database.url_of('postgres', MARK)}")
     assert isinstance(cell.error, ConnectionFault)
     assert "password authentication failed" in cell.printed
     assert MARK not in cell.printed + everything_shown(cell.error)
 
 
-def test_a_missing_password_hints_at_better_places(blank: Notebook, empty_database: Any) -> None:
+def test_a_missing_password_hints_at_better_places(blank: Notebook, empty_database: Database) -> None:
     cell = blank.run(f"%thanosql postgresql://postgres@127.0.0.1:{empty_database.postgres.port}/x")
     assert "PGPASSWORD" in cell.printed
 

@@ -28,9 +28,7 @@ def test_an_error_in_a_long_line_shows_its_surroundings(notebook: Notebook) -> N
 
 
 def test_detail_hint_and_context_are_shown(notebook: Notebook) -> None:
-    cell = notebook.run(
-        "%%thanosql\nDO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023', DETAIL = 'because', HINT = 'try'; END$$"
-    )
+    cell = notebook.run("%%thanosql\nDO $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22023', DETAIL = 'because', HINT = 'try'; END$$")
     assert cell.printed.splitlines() == [
         "ERROR:  22023: no",
         "DETAIL:  because",

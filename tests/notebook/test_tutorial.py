@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from tests.notebook.conftest import Notebook
 
@@ -26,9 +25,9 @@ SELECT *
 FROM cat_and_dog_test"""
 
 
-def test_the_five_kinds_of_cell(tutorial: Any, connect: Callable[[str], Notebook]) -> None:
-    """`tutorial` is a proxy with the two tables, a few photos and ImageNet weights for ConvNeXt_Tiny in reach."""
-    notebook = connect(tutorial.url)
+def test_the_five_kinds_of_cell(tutorial: str, connect: Callable[[str], Notebook]) -> None:
+    """The tables are there already, and the weights for ConvNeXt_Tiny in reach."""
+    notebook = connect(tutorial)
 
     shown = notebook.ok("%%thanosql\nSELECT * FROM cat_and_dog_train LIMIT 5").value
     assert list(shown.columns) == ["image", "label"]
@@ -45,8 +44,8 @@ def test_the_five_kinds_of_cell(tutorial: Any, connect: Callable[[str], Notebook
     assert notebook["result"].equals(predicted)
 
 
-def test_an_error_of_the_dialect_points_at_its_position(tutorial: Any, connect: Callable[[str], Notebook]) -> None:
-    cell = connect(tutorial.url).run("%%thanosql\nPREDICT\nUSING nobody_knows_it\nAS SELECT * FROM cat_and_dog_test")
+def test_an_error_of_the_dialect_points_at_its_position(tutorial: str, connect: Callable[[str], Notebook]) -> None:
+    cell = connect(tutorial).run("%%thanosql\nPREDICT\nUSING nobody_knows_it\nAS SELECT * FROM cat_and_dog_test")
     error, line, caret = cell.printed.splitlines()[:3]
     assert error.startswith("ERROR:  42704: ")
     assert line == "LINE 2: USING nobody_knows_it"

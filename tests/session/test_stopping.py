@@ -133,3 +133,21 @@ def test_the_first_row_does_not_wait_for_the_last(url: str) -> None:
         while raw.read()[0] != "Z":
             pass
         assert time.monotonic() - start > 2.5
+
+
+def test_a_cancel_at_the_server_while_it_waits_at_the_gate(
+    url: str, connection: psycopg.Connection[tuple[object, ...]], observer: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    """pg_cancel_backend does not pass the proxy; the server's own error ends the job, and is told once."""
+    pid = connection.info.backend_pid
+
+    def cancel() -> None:
+        observer.execute("SELECT pg_cancel_backend(%s)", (pid,))
+
+    timer = Timer(1.5, cancel)
+    timer.start()
+    with pytest.raises(errors.QueryCanceled):
+        connection.execute(f"SELECT 1; {LONG}; SELECT 2")
+    timer.join()
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+    wait_for(observer, "SELECT count(*) FROM thanosql.jobs WHERE state = 'running'", 0)

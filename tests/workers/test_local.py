@@ -44,7 +44,8 @@ async def gone(pid: int, within: float = 10) -> bool:
 async def test_a_predict_whose_worker_is_killed_is_answered_by_the_next(local: LocalPool, rows: Rows, artifact: str) -> None:
     await local.load(jobs.Load("load", artifact))
     [pid] = local.pids
-    task = asyncio.create_task(local.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 30)))
+    request = jobs.Predict("p", artifact, [image for image, _ in rows] * 30)
+    task = asyncio.create_task(local.predict(request))
     await asyncio.sleep(0.3)
     os.kill(pid, signal.SIGKILL)
     answer = await task

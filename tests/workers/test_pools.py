@@ -117,7 +117,8 @@ async def test_a_canceled_predict_leaves_the_worker_to_others(pool: Pool, rows: 
 
 async def test_interactive_overtakes_bulk(pool: Pool, rows: Rows, artifact: str) -> None:
     await pool.load(jobs.Load("load", artifact))
-    bulk = asyncio.create_task(pool.predict(jobs.Predict("bulk", artifact, [image for image, _ in rows] * 50)))
+    request = jobs.Predict("bulk", artifact, [image for image, _ in rows] * 50)
+    bulk = asyncio.create_task(pool.predict(request))
     await asyncio.sleep(0.1)
     await pool.predict(jobs.Predict("interactive", artifact, ["0.png"], bulk=False))
     assert not bulk.done()

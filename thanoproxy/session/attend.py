@@ -34,7 +34,8 @@ from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import ProtocolViolation, SyntaxProblem, ThanoError
 from thanoproxy.session.exchange import PRIVATE, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
-from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats
+from thanoproxy.session.lone import run_lone
+from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.retag import retag
 from thanoproxy.session.script import run_script
 from thanoproxy.session.services import Services
@@ -139,9 +140,9 @@ class Attendant:
             except SegmentFailed:
                 continue
             except UpstreamError as problem:
-                self.exchange.refuse(self._translated(problem.fields, None))
+                self.exchange.refuse(self.translated(problem.fields, None))
             except ThanoError as problem:
-                await self._fail(problem)
+                await self.fail(problem)
 
     async def _next(self) -> bytes | None:
         """The client's next message; None once the relay can take over again."""
@@ -193,14 +194,14 @@ class Attendant:
         try:
             parts = self._read(frame[5:-1])
         except ThanoError as problem:
-            await self._fail(problem)
+            await self.fail(problem)
             self.exchange.sync()
             return
         if parts is None:
             self.exchange.pipeline.expect(Ready(self.exchange.client.write, sync=False))
             self.exchange.send(frame)
         elif len(parts) == 1 and parts[0].shape is not None:
-            await self._lone(parts[0].shape)
+            await run_lone(self, parts[0].shape)
         else:
             await run_script(self, frame[5:-1].decode(self.exchange.codec), parts)
 
@@ -217,7 +218,7 @@ class Attendant:
         if len(parts) > 1 or parts[0].shape is None:
             raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
         ours = StatementOfOurs(parts[0].shape, self.exchange.codec)
-        await self._check_model(parts[0].shape)
+        await self.check_model(parts[0].shape)
         self._forward(
             messages.parse(messages.Parse(parse.name, ours.text, parse.types)),
             _set(self.statements, parse.name, ours),
@@ -235,10 +236,10 @@ class Attendant:
             self._forward(frame, _set(self.portals, bind.portal, None))
             return
         if not isinstance(ours.shape, Rewrite):
-            await self._describe_inner(ours, bind.statement)
+            await self.describe_inner(ours, bind.statement)
         formats = bind_formats(ours, bind.result_formats)
         portal = PortalOfOurs(ours, bind.result_formats)
-        portal.inner = _with_formats(ours, formats)
+        portal.inner = with_formats(ours, formats)
         self._forward(
             messages.bind(messages.Bind(bind.portal, bind.statement, bind.parameters, formats)),
             _set(self.portals, bind.portal, portal),
@@ -255,7 +256,7 @@ class Attendant:
         if ours is None or isinstance(ours.shape, Rewrite):
             self._forward(frame, source=ours)
             return
-        await self._describe_inner(ours, name if kind == b"S" else None)
+        await self.describe_inner(ours, name if kind == b"S" else None)
         described, shown = ours, formats
 
         def rewrite(reply: int, answer: bytes) -> bytes:
@@ -279,84 +280,40 @@ class Attendant:
         await self._settled()
         try:
             async with self.stop.during(await statement_timeout(self.exchange)):
-                await self._run(shape, name, limit, portal)
+                await self.execute_ours(shape, name, limit, portal)
         except UpstreamError as problem:
-            self.exchange.refuse(self._translated(problem.fields, portal.statement))
+            self.exchange.refuse(self.translated(problem.fields, portal.statement))
 
-    async def _run(self, shape: Shape, name: bytes, limit: int, portal: PortalOfOurs) -> None:
+    async def execute_ours(self, shape: Shape, name: bytes, limit: int, portal: PortalOfOurs) -> None:
         if isinstance(shape, Decorate):
             if portal.decoration is None:
                 portal.decoration = await open_decoration(self.exchange, self.services, shape, portal.inner)
+                if portal.announce:
+                    self.exchange.client.write(messages.row_description(portal.statement.described(portal.inner)))
             await decorate(self.exchange, self.services, portal.decoration, name, limit, self.stop)
         elif isinstance(shape, Collect):
-            await self._collect(shape, name, portal)
-
-    async def _collect(self, shape: Collect, name: bytes, portal: PortalOfOurs) -> None:
-        found = await self.exchange.ask(shape.lookup())
-        values = await collect(
-            self.exchange, self.services, shape, found[0] if found else None, portal.inner, name, self.identity, self.stop
-        )
-        self.portals.pop(name, None)
-        row = result_row(shape, values, portal.formats, self.exchange.codec)
-        self.exchange.client.write(row + messages.command_complete(shape.tag))
+            found = await self.exchange.ask(shape.lookup())
+            reserved = found[0] if found else None
+            values = await collect(self.exchange, self.services, shape, reserved, portal.inner, name, self.identity, self.stop)
+            self.portals.pop(name, None)
+            if portal.announce:
+                self.exchange.client.write(messages.row_description(shape.result))
+            row = result_row(shape, values, portal.formats, self.exchange.codec)
+            self.exchange.client.write(row + messages.command_complete(shape.tag))
 
     async def _close(self, frame: bytes) -> None:
         kind, name = frame[5:6], frame[6:-1]
         (self.statements if kind == b"S" else self.portals).pop(name, None)
         self._forward(frame)
 
-    # A lone statement of ours in a simple Query.
-
-    async def _lone(self, shape: Shape) -> None:
-        if isinstance(shape, Rewrite):
-            rewrite = retag(shape.tag)
-            self.exchange.pipeline.expect(_RewrittenQuery(self.exchange.client.write, rewrite))
-            self.exchange.send(messages.query(shape.sql.encode(self.exchange.codec)))
-            return
-        ours = StatementOfOurs(shape, self.exchange.codec)
-        try:
-            async with self.stop.during(await statement_timeout(self.exchange)):
-                await self._check_model(shape)
-                await self._run_unnamed(ours)
-        except SegmentFailed:
-            pass
-        except UpstreamError as problem:
-            self.exchange.refuse(self._translated(problem.fields, ours))
-        except ThanoError as problem:
-            await self._fail(problem)
-        if not self.exchange.pipeline.skipping:
-            await self.exchange.swallow(messages.close(b"S", b""), b"3")
-        self.exchange.sync()
-
-    async def _run_unnamed(self, ours: StatementOfOurs) -> None:
-        """Parse, Bind, Describe and Execute on the client's behalf; it sees RowDescription, rows and completion, all in text."""
-        await self.exchange.swallow(messages.parse(messages.Parse(b"", ours.text)), b"1")
-        await self._describe_inner(ours, b"")
-        await self.exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
-        assert ours.inner is not None, "described above"
-        portal = PortalOfOurs(ours, (), ours.inner)
-        if isinstance(ours.shape, Decorate):
-            portal.decoration = await open_decoration(self.exchange, self.services, ours.shape, ours.inner)
-            self.exchange.client.write(messages.row_description(ours.described(ours.inner)))
-            await self._run(ours.shape, b"", 0, portal)
-        elif isinstance(ours.shape, Collect):
-            columns = messages.row_description(ours.shape.result)
-            found = await self.exchange.ask(ours.shape.lookup())
-            inner = ours.inner
-            values = await collect(
-                self.exchange, self.services, ours.shape, found[0] if found else None, inner, b"", self.identity, self.stop
-            )
-            row = result_row(ours.shape, values, (), self.exchange.codec)
-            self.exchange.client.write(columns + row + messages.command_complete(ours.shape.tag))
-
     # What the handlers share.
 
-    async def _check_model(self, shape: Shape) -> None:
+    async def check_model(self, shape: Shape) -> None:
         """A model that does not exist is known when the statement is prepared, as a table would be."""
         if isinstance(shape, Decorate) and not await self.exchange.ask(shape.lookup()):
             shape.open(None, (), self.exchange.codec, self.services.seal)
 
-    async def _describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:
+    async def describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:
         """Learn the inner columns once; what is wrong with them is wrong now, before anything runs."""
         if ours.inner is None and name is not None:
             columns = await self.exchange.describe(name)
@@ -389,7 +346,7 @@ class Attendant:
     async def _settled(self) -> None:
         await self.exchange.settle()
 
-    async def _fail(self, error: ThanoError) -> None:
+    async def fail(self, error: ThanoError) -> None:
         try:
             await self.exchange.fail(error)
         except SegmentFailed:
@@ -400,13 +357,13 @@ class Attendant:
 
         def rewrite(kind: int, frame: bytes) -> bytes:
             if kind == ord("E") and source is not None:
-                return self._translated(messages.read_error(frame[5:]), source).encode()
+                return self.translated(messages.read_error(frame[5:]), source).encode()
             return frame
 
         self.exchange.pipeline.expect(Forward(REPLY_ENDS[data[0]], self.exchange.client.write, rewrite, undo))
         self.exchange.send(data)
 
-    def _translated(self, fields: ErrorFields, ours: StatementOfOurs | None) -> ErrorFields:
+    def translated(self, fields: ErrorFields, ours: StatementOfOurs | None) -> ErrorFields:
         """An error of the server's about text of ours, as an error about the client's text."""
         missing = store.not_installed(fields.sqlstate, fields.text, self.identity.database)
         if missing is not None:
@@ -437,22 +394,6 @@ class Attendant:
             self.wake()
 
 
-class _RewrittenQuery(Ready):
-    """A Query of ours in place of the client's: its completion gets the tag of the client's statement."""
-
-    __slots__ = ("rewrite",)
-
-    def __init__(self, forward: Callable[[bytes], None], rewrite: Callable[[int, bytes], bytes]) -> None:
-        super().__init__(forward, sync=False)
-        self.rewrite = rewrite
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        return super().take(kind, self.rewrite(kind, frame))
-
-    def failed(self, frame: bytes) -> None:
-        self.forward(self.rewrite(ord("E"), frame))
-
-
 def _set(names: dict[bytes, _Named], name: bytes, named: _Named | None) -> Callable[[], None]:
     """Assume that the server will accept a name, since the messages behind it come without waiting; returns how to take that back."""
     before = names.pop(name, None)
@@ -470,12 +411,3 @@ def _set(names: dict[bytes, _Named], name: bytes, named: _Named | None) -> Calla
 def _string(data: bytes, start: int, end: int) -> bytes:
     stop = data.find(b"\0", start, end)
     return data[start:stop] if stop >= 0 else b""
-
-
-def _with_formats(ours: StatementOfOurs, formats: tuple[int, ...]) -> tuple[messages.Column, ...]:
-    inner = ours.inner or ()
-    codes = [formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0 for i in range(len(inner))]
-    return tuple(
-        messages.Column(c.name, c.type_oid, code, c.table_oid, c.attribute, c.type_size, c.type_modifier)
-        for c, code in zip(inner, codes, strict=True)
-    )

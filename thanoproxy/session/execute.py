@@ -19,11 +19,12 @@ from thanoproxy.session.services import Services
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
-from thanoproxy.wire.pipeline import Rows, UpstreamError
+from thanoproxy.wire.pipeline import Rows, SegmentFailed, UpstreamError
 from thanoproxy.wire.values import encode_value
 
 __all__ = ["Identity", "Stop", "collect", "decorate", "open_decoration", "result_row", "seconds_of", "statement_timeout"]
 
+_ABANDONED = "failure of the server"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -132,6 +133,10 @@ class Stop:
             self._reason = reason
             self._task.cancel()
 
+    def abandon(self) -> None:
+        """Stop without an error of ours: the server has failed already, and the client has been told."""
+        self(_ABANDONED)
+
     @asynccontextmanager
     async def during(self, seconds: float = 0) -> AsyncIterator[None]:
         """The statement; `seconds` is its statement_timeout, 0 for none.  Raises `Canceled` where it was stopped."""
@@ -145,6 +150,8 @@ class Stop:
             if not self._reason:
                 raise
             task.uncancel()
+            if self._reason == _ABANDONED:
+                raise SegmentFailed from None
             raise Canceled(f"canceling statement due to {self._reason}") from None
         finally:
             self._task = None

@@ -15,7 +15,7 @@ from thanoproxy.sql.clauses import InnerQuery
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Rewrite, Shape
 from thanoproxy.wire.messages import Column
 
-__all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats"]
+__all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
 
 
 @dataclass(slots=True)
@@ -56,12 +56,16 @@ class StatementOfOurs:
 
 @dataclass(slots=True)
 class PortalOfOurs:
-    """A bound statement; `decoration` is set at its first Execute, so that a suspended portal keeps its model's version."""
+    """A bound statement; `decoration` is set at its first Execute, so that a suspended portal keeps its model's version.
+
+    `announce` says that the client is in the simple protocol and has seen no RowDescription yet.
+    """
 
     statement: StatementOfOurs
     formats: tuple[int, ...] = ()
     inner: tuple[Column, ...] = ()
     decoration: Decoration | None = None
+    announce: bool = False
 
 
 def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[int, ...]:
@@ -81,3 +85,13 @@ def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[
 def _formatted(column: Column, formats: Sequence[int], index: int) -> Column:
     code = formats[0] if len(formats) == 1 else formats[index] if index < len(formats) else 0
     return Column(column.name, column.type_oid, code, column.table_oid, column.attribute, column.type_size, column.type_modifier)
+
+
+def with_formats(ours: StatementOfOurs, formats: tuple[int, ...]) -> tuple[Column, ...]:
+    """The inner columns as a Bind with these result formats makes them."""
+    inner = ours.inner or ()
+    codes = [formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0 for i in range(len(inner))]
+    return tuple(
+        Column(c.name, c.type_oid, code, c.table_oid, c.attribute, c.type_size, c.type_modifier)
+        for c, code in zip(inner, codes, strict=True)
+    )

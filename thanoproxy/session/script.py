@@ -24,11 +24,12 @@ from thanoproxy.session.collect import TrainingRun
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.retag import retag
+from thanoproxy.session.steps import Gate, Inner, Kept, Relayed, Script, Source, Step, nowhere
 from thanoproxy.statements import Part
 from thanoproxy.statements.shapes import Collect, Decorate, Rewrite
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column, ErrorFields
-from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
+from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
 from thanoproxy.workers import jobs
 
 if TYPE_CHECKING:
@@ -39,176 +40,6 @@ __all__ = ["run_script"]
 _TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
 _READ_ONLY = "25006"
 _TICK = 1.0
-
-
-class Step:
-    """One statement of the string that is sent.  `done` resolves at its end."""
-
-    def __init__(self) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.moved = asyncio.Event()
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        """One reply; True if it was the statement's last."""
-        raise NotImplementedError
-
-    def finish(self, problem: Exception | None) -> None:
-        if not self.done.done():
-            if problem is None:
-                self.done.set_result(None)
-            else:
-                self.done.set_exception(problem)
-                self.done.exception()
-        self.moved.set()
-
-
-class Relayed(Step):
-    """A statement of the client's own, or one rewritten; `copying` is set where it waits for the client's COPY data."""
-
-    def __init__(self, forward: Callable[[bytes], None], rewrite: Callable[[int, bytes], bytes]) -> None:
-        super().__init__()
-        self.forward = forward
-        self.rewrite = rewrite
-        self.copying = False
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        self.forward(self.rewrite(kind, frame))
-        if kind == ord("G"):
-            self.copying = True
-            self.moved.set()
-        return kind in b"CI"
-
-
-class Kept(Step):
-    """A question of ours; its rows are kept."""
-
-    def __init__(self, codec: str) -> None:
-        super().__init__()
-        self.codec = codec
-        self.rows: list[list[str | None]] = []
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        if kind == ord("D"):
-            values = messages.read_data_row(frame[5:])
-            self.rows.append([None if v is None else v.decode(self.codec, "replace") for v in values])
-        return kind == ord("C")
-
-
-class Inner(Step):
-    """An inner query.  `begin` is told its columns as they come and returns where its rows go."""
-
-    def __init__(self, begin: Callable[[tuple[Column, ...]], Callable[[bytes], None]]) -> None:
-        super().__init__()
-        self.begin = begin
-        self.sink: Callable[[bytes], None] = _nowhere
-        self.problem: ThanoError | None = None
-        self.described = False
-        self.tag = b""
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        if kind == ord("T"):
-            self.described = True
-            try:
-                self.sink = self.begin(messages.read_row_description(frame[5:]))
-            except ThanoError as problem:
-                self.problem = problem
-            self.moved.set()
-        elif kind == ord("D"):
-            self.sink(frame[5:])
-        elif kind == ord("C"):
-            self.tag = frame
-            self.moved.set()
-        return kind == ord("C")
-
-
-class Gate(Step):
-    """The server waits for us: `moved` is set when it does.  `passed` runs as it closes, before any reply to what follows;
-    `failed` runs where the string failed here or before, since nothing may be written behind its error."""
-
-    def __init__(self, passed: Callable[[], None], failed: Callable[[], None]) -> None:
-        super().__init__()
-        self.passed = passed
-        self.failed = failed
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        if kind == ord("G"):
-            self.moved.set()
-        elif kind == ord("C"):
-            self.passed()
-        return kind == ord("C")
-
-    def finish(self, problem: Exception | None) -> None:
-        if problem is not None:
-            self.failed()
-        super().finish(problem)
-
-
-class Script(Ready):
-    """What the one Query owes.  `own_error` says that the next error is the one we asked for, which the client has already seen."""
-
-    __slots__ = ("at", "own_error", "show", "steps")
-
-    def __init__(self, forward: Callable[[bytes], None], show: Callable[[bytes, Step | None], None]) -> None:
-        super().__init__(forward, sync=False)
-        self.steps: list[Step] = []
-        self.at = 0
-        self.own_error = False
-        self.show = show
-
-    @property
-    def step(self) -> Step | None:
-        return self.steps[self.at] if self.at < len(self.steps) else None
-
-    def take(self, kind: int, frame: bytes) -> bool:
-        step = self.step
-        if kind == ord("Z"):
-            self._end(SegmentFailed())
-            self.forward(frame)
-            return True
-        if step is None:
-            self.forward(frame)
-        elif step.take(kind, frame):
-            step.finish(None)
-            self.at += 1
-        return False
-
-    def failed(self, frame: bytes) -> None:
-        step = self.step
-        self._end(UpstreamError(messages.read_error(frame[5:])))
-        if not self.own_error:
-            self.show(frame, step)
-
-    def abort(self) -> None:
-        self._end(SegmentFailed())
-
-    def _end(self, problem: Exception) -> None:
-        for step in self.steps[self.at :]:
-            step.finish(problem)
-        self.at = len(self.steps)
-
-
-class Source:
-    """The text that is sent, and where each piece of it comes from in the client's."""
-
-    def __init__(self) -> None:
-        self.pieces: list[tuple[str, int | None]] = []
-
-    def add(self, text: str, start: int | None = None) -> None:
-        """Append `text`; `start` is its 0-based offset in the client's text, None if it is ours."""
-        self.pieces.append((text, start))
-
-    @property
-    def text(self) -> str:
-        return "".join(text for text, _ in self.pieces)
-
-    def position(self, position: int) -> int | None:
-        """The client's position for one in the sent text, both 1-based; None where it lies in a piece of ours."""
-        offset = 0
-        for text, start in self.pieces:
-            if position <= offset + len(text):
-                return None if start is None else position - offset + start
-            offset += len(text)
-        return None
 
 
 async def run_script(attendant: Attendant, text: str, parts: Sequence[Part]) -> None:
@@ -226,6 +57,7 @@ class _Run:
         self.source = Source()
         self.script = Script(self.exchange.client.write, self._show)
         self.works: list[_DecorateWork | _CollectWork | Relayed] = []
+        self.current: _DecorateWork | _CollectWork | None = None
         at = 0
         for part in parts:
             self.source.add(text[at : part.start], at)
@@ -241,6 +73,7 @@ class _Run:
                 if isinstance(work, Relayed):
                     await self._relay(work)
                 else:
+                    self.current = work
                     await work.run()
         except (UpstreamError, SegmentFailed):
             return
@@ -343,7 +176,9 @@ class _Work:
 
     async def _fail(self, problem: ThanoError) -> None:
         """Our error to the client; then fail the string where the server stands: in the inner query, or at the gate."""
-        self.inner.sink = _nowhere
+        if self.gate.done.done():
+            return  # the server failed first, and the client has seen its error
+        self.inner.sink = nowhere
         self._run.script.own_error = True
         self.exchange.client.write(messages.error_response(problem, encoding=self.exchange.codec))
         if not self.inner.done.done():
@@ -438,9 +273,7 @@ class _CollectWork(_Work):
         self._log = asyncio.create_task(run.registered(built))
 
     def failed(self) -> None:
+        if self._run.current is self:
+            self._run.attendant.stop.abandon()
         if self.training is not None and self._built is not None:
             self._log = asyncio.create_task(self.training.failed(InternalError("the result could not be registered")))
-
-
-def _nowhere(_: bytes) -> None:
-    pass

@@ -1,0 +1,73 @@
+"""A lone statement of ours in a simple Query.
+
+It runs through the extended protocol, with the Query's own unnamed statement and portal, and the client sees what it would see of a
+simple Query: RowDescription, rows and completion, all in text.  So a failure of ours can still fail the server's transaction before
+the Sync that ends it, and nothing needs to be written in a READ ONLY one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from thanoproxy.errors import ThanoError
+from thanoproxy.session.execute import statement_timeout
+from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs
+from thanoproxy.session.retag import retag
+from thanoproxy.statements.shapes import Rewrite, Shape
+from thanoproxy.wire import messages
+from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
+
+if TYPE_CHECKING:
+    from thanoproxy.session.attend import Attendant
+
+__all__ = ["run_lone"]
+
+
+async def run_lone(attendant: Attendant, shape: Shape) -> None:
+    """Run the statement; its ReadyForQuery is on its way when this returns."""
+    exchange = attendant.exchange
+    if isinstance(shape, Rewrite):
+        exchange.pipeline.expect(RewrittenQuery(exchange.client.write, retag(shape.tag)))
+        exchange.send(messages.query(shape.sql.encode(exchange.codec)))
+        return
+    ours = StatementOfOurs(shape, exchange.codec)
+    try:
+        async with attendant.stop.during(await statement_timeout(exchange)):
+            await attendant.check_model(shape)
+            await _run_unnamed(attendant, ours)
+    except SegmentFailed:
+        pass
+    except UpstreamError as problem:
+        exchange.refuse(attendant.translated(problem.fields, ours))
+    except ThanoError as problem:
+        await attendant.fail(problem)
+    if not exchange.pipeline.skipping:
+        # A simple Query leaves no unnamed statement behind.
+        await exchange.swallow(messages.close(b"S", b""), b"3")
+    exchange.sync()
+
+
+async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
+    exchange = attendant.exchange
+    await exchange.swallow(messages.parse(messages.Parse(b"", ours.text)), b"1")
+    await attendant.describe_inner(ours, b"")
+    await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
+    assert ours.inner is not None, "described above"
+    await attendant.execute_ours(ours.shape, b"", 0, PortalOfOurs(ours, (), ours.inner, announce=True))
+
+
+class RewrittenQuery(Ready):
+    """A Query of ours in place of the client's: its completion gets the tag of the client's statement."""
+
+    __slots__ = ("rewrite",)
+
+    def __init__(self, forward: Callable[[bytes], None], rewrite: Callable[[int, bytes], bytes]) -> None:
+        super().__init__(forward, sync=False)
+        self.rewrite = rewrite
+
+    def take(self, kind: int, frame: bytes) -> bool:
+        return super().take(kind, self.rewrite(kind, frame))
+
+    def failed(self, frame: bytes) -> None:
+        self.forward(self.rewrite(ord("E"), frame))
