@@ -36,7 +36,10 @@ def make_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Databas
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL 18 for the whole run."""
-    with temporary_directory("thanoproxy-test-") as folder, EmbeddedPostgres(folder / "pg", durable=False, copy_binaries=True) as server:
+    with (
+        temporary_directory("thanoproxy-test-") as folder,
+        EmbeddedPostgres(folder / "pg", durable=False, copy_binaries=True, tied=True) as server,
+    ):
         yield server
 
 

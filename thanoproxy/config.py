@@ -166,9 +166,7 @@ class Upstream(Section):
 class Images(Section):
     """Where image files may lie, and how large one may be."""
 
-    roots: Folders = Field(
-        default=(), description="folders that image paths are looked up in, in this order; no other file is read"
-    )
+    roots: Folders = Field(default=(), description="folders that image paths are looked up in, in this order; no other file is read")
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=2**31 - 1, description="largest encoded image, in bytes")
     max_pixels: int = Field(default=64_000_000, ge=1024, le=2**31 - 1, description="largest decoded image, in pixels")
 
@@ -206,9 +204,7 @@ class Artifacts(Section):
 class Workers(Section):
     """The processes that run the models."""
 
-    pool: Literal["local", "inline", "ray"] = Field(
-        default="local", description="local: one process a device; inline: a thread, for tests"
-    )
+    pool: Literal["local", "inline", "ray"] = Field(default="local", description="local: one process a device; inline: a thread, for tests")
     devices: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$",
@@ -220,9 +216,7 @@ class Workers(Section):
 class Settings(BaseSettings):
     """All of them."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, validate_default=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, validate_default=True)
 
     server: Server = Server()
     upstream: Upstream = Upstream()

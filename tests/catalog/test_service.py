@@ -29,9 +29,7 @@ async def service(database: Database) -> AsyncIterator[Service]:
 
 
 def epoch(number: int, loss: float = 0.5) -> jobs.Epoch:
-    return jobs.Epoch(
-        epoch=number, loss=loss, accuracy=0.8, validation_loss=None, validation_accuracy=0.7, learning_rate=1e-3, seconds=2.5
-    )
+    return jobs.Epoch(epoch=number, loss=loss, accuracy=0.8, validation_loss=None, validation_accuracy=0.7, learning_rate=1e-3, seconds=2.5)
 
 
 def progress(job: str, phase: Any = "training", done: int = 10, *, ended: jobs.Epoch | None = None) -> jobs.Progress:

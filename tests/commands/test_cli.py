@@ -154,9 +154,7 @@ def test_serve_embedded_from_start_to_sigterm(folder: Path) -> None:
     for _ in range(2):
         words = [*COMMAND, "serve", "--embedded", str(folder / "pg"), "--listen", "127.0.0.1:0"]
         settings = {"THANOPROXY_ARTIFACTS__URL": (folder / "artifacts").as_uri(), "THANOPROXY_WORKERS__DEVICES": "cpu"}
-        with subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment(**settings)
-        ) as serve:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment(**settings)) as serve:
             try:
                 url = wait_for(serve, r'psql "(postgresql://.*)"')
                 with psycopg.connect(url) as connection:
@@ -193,9 +191,7 @@ def test_a_signal_during_the_start_leaves_nothing_running(folder: Path) -> None:
 
 def test_a_port_that_is_taken_ends_2(database: Database, tmp_path: Path) -> None:
     address = f"127.0.0.1:{database.postgres.port}"
-    done = thanoproxy(
-        "serve", "--upstream", database.url, "--listen", address, THANOPROXY_ARTIFACTS__URL=(tmp_path / "artifacts").as_uri()
-    )
+    done = thanoproxy("serve", "--upstream", database.url, "--listen", address, THANOPROXY_ARTIFACTS__URL=(tmp_path / "artifacts").as_uri())
     assert done.returncode == 2
     assert f"server.port: cannot listen on 127.0.0.1 port {database.postgres.port}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr

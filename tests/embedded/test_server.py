@@ -52,12 +52,12 @@ def gone(pid: int) -> bool:
     return False
 
 
-def crash(folder: Path) -> int:
+def crash(folder: Path, *, tied: bool = False) -> int:
     """Another process starts the server and dies of SIGKILL; the server's pid."""
     code = f"""
         import os, pathlib, signal
         from thanoproxy.embedded import EmbeddedPostgres
-        server = EmbeddedPostgres(pathlib.Path({str(folder / "pg")!r}), durable=False, copy_binaries=True).start()
+        server = EmbeddedPostgres(pathlib.Path({str(folder / "pg")!r}), durable=False, copy_binaries=True, tied={tied}).start()
         print(server.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -87,9 +87,7 @@ def test_nobody_gets_in_without_the_password(folder: Path) -> None:
         for host in ("127.0.0.1", str(server.socket_directory)):
             for password in ("", "wrong"):
                 with pytest.raises(psycopg.OperationalError, match="password"):
-                    psycopg.connect(
-                        host=host, port=server.port, user="postgres", password=password, dbname="postgres", passfile="/none"
-                    )
+                    psycopg.connect(host=host, port=server.port, user="postgres", password=password, dbname="postgres", passfile="/none")
         with psycopg.connect(host=str(server.socket_directory), port=server.port, user="postgres", password=server.password):
             pass
         with psycopg.connect(server.client_url("127.0.0.1", server.port)):
@@ -126,6 +124,10 @@ def test_a_server_left_by_a_crash_is_adopted_and_stopped(folder: Path) -> None:
         assert server.running
         assert ask(server.url, "SELECT 1") == 1
     assert gone(left)
+
+
+def test_a_tied_server_ends_with_us(folder: Path) -> None:
+    assert gone(crash(folder, tied=True))
 
 
 def gone_now(pid: int) -> bool:

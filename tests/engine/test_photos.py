@@ -58,8 +58,6 @@ def test_cats_and_dogs(photo_workshop: Workshop, test_data: Path, spooled: Calla
         ahead=64,
     )
     pixels = torch.stack([future.result() for future in loaded])
-    found = [
-        model.classes[ranking.classes[0]] for at in range(0, len(pixels), 16) for ranking in predict(model, pixels[at : at + 16], 1)
-    ]
+    found = [model.classes[ranking.classes[0]] for at in range(0, len(pixels), 16) for ranking in predict(model, pixels[at : at + 16], 1)]
     right = sum(one == label for one, (_, label) in zip(found, rows, strict=True))
     assert right / len(rows) >= 0.97

@@ -37,14 +37,10 @@ def finish(steps: Generator[object, None, Result]) -> tuple[Result, int]:
 
 
 @pytest.fixture
-def make_trainer(
-    pictures: tuple[Path, Rows], spooled: Callable[[Rows], str], threads: LoaderThreads, device: Device
-) -> MakeTrainer:
+def make_trainer(pictures: tuple[Path, Rows], spooled: Callable[[Rows], str], threads: LoaderThreads, device: Device) -> MakeTrainer:
     def make(*, fresh: bool = True, **recipe: Any) -> Trainer:
         preprocessing = Preprocessing(resize=32, crop=32)
-        dataset = Dataset(
-            Spool(spooled(pictures[1])), open_sources([str(pictures[0])]), threads, preprocessing, pixel_budget=1 << 20
-        )
+        dataset = Dataset(Spool(spooled(pictures[1])), open_sources([str(pictures[0])]), threads, preprocessing, pixel_budget=1 << 20)
         list(dataset.scan(16))
         torch.manual_seed(0)
         network = V2.make(2, pretrained=not fresh)

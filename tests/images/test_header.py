@@ -44,9 +44,7 @@ def test_a_bmp_from_top_to_bottom() -> None:
     assert read_header(bytes(data)) == ("BMP", 60, 40)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"GIF", b"hello, world", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", bytes(100)]
-)
+@pytest.mark.parametrize("data", [b"", b"GIF", b"hello, world", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", bytes(100)])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidImage, match="no image of a known format"):
         read_header(data)

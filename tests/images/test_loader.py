@@ -49,7 +49,8 @@ def test_an_error_is_its_own_items_alone(threads: LoaderThreads) -> None:
 
 
 def test_lower_priority_numbers_overtake() -> None:
-    loader, gate, order = LoaderThreads(1), threading.Event(), []
+    order: list[str] = []
+    loader, gate = LoaderThreads(1), threading.Event()
     loader.submit(gate.wait)
     futures = [loader.submit(partial(order.append, name), priority) for name, priority in [("b1", 1), ("b2", 1), ("a", 0)]]
     gate.set()

@@ -42,9 +42,7 @@ def test_the_file_an_option_names_is_read_from_a_weights_root(tmp_path: Path, pu
 
 
 @pytest.mark.parametrize("name", ["nothing.pth", "../outside.pth", "/etc/passwd"])
-def test_a_named_file_that_is_not_there_is_not_replaced_by_another(
-    tmp_path: Path, published: dict[str, torch.Tensor], name: str
-) -> None:
+def test_a_named_file_that_is_not_there_is_not_replaced_by_another(tmp_path: Path, published: dict[str, torch.Tensor], name: str) -> None:
     root = tmp_path / "root"
     root.mkdir()
     torch.save(published, root / V2.weight_files[0])
@@ -106,6 +104,16 @@ def test_everything_but_the_head_is_copied(tmp_path: Path, published: dict[str, 
     put_into(network, finder(tmp_path).find(V2, "w.safetensors"), V2)
     assert torch.equal(network.state_dict()["features.18.0.weight"], published["features.18.0.weight"])
     assert torch.equal(V2.head(network).weight, head)
+
+
+def test_convnext_is_found_under_the_name_torchvision_gives_it(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = TINY.make(1000, pretrained=True).state_dict()
+    torch.save(state, tmp_path / "convnext_tiny-983f1562.pth")
+    network = TINY.make(2, pretrained=True)
+    put_into(network, finder(tmp_path).find(TINY, None), TINY)
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items() if not name.startswith(TINY.head_name))
 
 
 def test_weights_of_another_architecture_are_refused_by_name(tmp_path: Path, published: dict[str, torch.Tensor]) -> None:

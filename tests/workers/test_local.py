@@ -132,9 +132,7 @@ async def test_a_killed_proxy_leaves_neither_process_nor_folder(settings: Worker
 @pytest.mark.parametrize(
     ("changes", "words"), [({"devices": ("cuda:99",)}, "no device 'cuda:99'"), ({"artifacts_url": "ftp://x"}, "not known")]
 )
-async def test_settings_that_cannot_work_are_told_at_the_start(
-    settings: WorkerSettings, changes: dict[str, object], words: str
-) -> None:
+async def test_settings_that_cannot_work_are_told_at_the_start(settings: WorkerSettings, changes: dict[str, object], words: str) -> None:
     pool = LocalPool(msgspec.structs.replace(settings, **changes))
     with pytest.raises(ConfigurationError, match=words):
         await pool.start()
@@ -142,9 +140,7 @@ async def test_settings_that_cannot_work_are_told_at_the_start(
     assert not exists(pool._folder)
 
 
-async def test_a_worker_that_can_no_longer_be_started_is_said_so(
-    local: LocalPool, artifact: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_can_no_longer_be_started_is_said_so(local: LocalPool, artifact: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "BACKOFF", (0.0,))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     os.kill(local.pids[0], signal.SIGKILL)

@@ -142,9 +142,7 @@ async def test_closing_fails_what_still_runs(pool: Pool, rows: Rows, artifact: s
         await pool.predict(jobs.Predict("late", artifact, ["0.png"]))
 
 
-async def test_a_damaged_artifact_is_found_by_the_next_statement(
-    pool: Pool, rows: Rows, settings: WorkerSettings, tmp_path: Path
-) -> None:
+async def test_a_damaged_artifact_is_found_by_the_next_statement(pool: Pool, rows: Rows, settings: WorkerSettings, tmp_path: Path) -> None:
     built = await build(pool, rows, tmp_path, seed=77, tune="full", pretrained=False)
     await pool.load(jobs.Load("before", built.artifact))
     digest = open_store(settings.artifacts_url).manifest(built.artifact).weights_sha256

@@ -264,9 +264,7 @@ class _Writer:
 async def _check(connection: Connection, database: str) -> None:
     owner = await stranger(connection)
     if owner is not None:
-        raise InsufficientPrivilege(
-            f'schema thanosql in database "{database}" belongs to "{owner}", not to the role of upstream.url'
-        )
+        raise InsufficientPrivilege(f'schema thanosql in database "{database}" belongs to "{owner}", not to the role of upstream.url')
     if await installed_version(connection) < LATEST:
         raise NotInstalled(
             f'database "{database}" has no thanoproxy catalogue, or one that is too old', hint="Run `thanoproxy init` on it."

@@ -80,9 +80,7 @@ async def demo(settings: Settings, directory: Path, photos: Path | None, *, stay
     name = "digits" if photos is None else "photos"
     if photos is None:
         print("writing handwritten digits as PNG files …", flush=True)
-    pictures = (
-        await asyncio.to_thread(find_photos, photos) if photos else await asyncio.to_thread(write_digits, directory / "images")
-    )
+    pictures = await asyncio.to_thread(find_photos, photos) if photos else await asyncio.to_thread(write_digits, directory / "images")
     print(f"{len(pictures.train)} images to learn from, {len(pictures.test)} to predict, below {pictures.root}", flush=True)
     roots = settings.images.model_copy(update={"roots": (pictures.root,)})
     async with EmbeddedPostgres(directory, copy_binaries=True) as postgres:

@@ -35,9 +35,7 @@ def write_digits(folder: Path) -> Pictures:
         from PIL import Image
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ConfigurationError(
-            f"the demo's images come with scikit-learn: {error}", hint="pip install 'thanoproxy[demo]'"
-        ) from error
+        raise ConfigurationError(f"the demo's images come with scikit-learn: {error}", hint="pip install 'thanoproxy[demo]'") from error
     digits = load_digits()
     labelled: dict[str, list[str]] = defaultdict(list)
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):

@@ -50,10 +50,10 @@ class EmbeddedPostgres:
 
     `port` 0 means a free one; an adopted server keeps the port it has.  `durable=False` gives up safety against a crash of the
     machine for speed, as tests may; `copy_binaries` copies PostgreSQL's programs into `directory` where the user who runs them
-    cannot reach the package.  Every failure is a `ConfigurationError` of one line.
+    cannot reach the package.  A server outlives us if we are killed, and is adopted by the next; with `tied` it does not.  Every failure is a `ConfigurationError` of one line.
     """
 
-    def __init__(self, directory: Path, *, port: int = 0, durable: bool = True, copy_binaries: bool = False) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, durable: bool = True, copy_binaries: bool = False, tied: bool = False) -> None:
         self.directory = directory.expanduser().absolute()
         self.data = self.directory / "postgres"
         self.password_file = password_path(self.directory)
@@ -61,8 +61,10 @@ class EmbeddedPostgres:
         self._wanted_port = port
         self._durable = durable
         self._copy_binaries = copy_binaries
+        self._tied = tied
         self._lock: IO[str] | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._lifeline: subprocess.Popen[bytes] | None = None
         self._running: Postmaster | None = None
 
     # What callers ask of a running server
@@ -148,6 +150,7 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Shut the server down (fast: sessions are ended, everything is saved); safe to call twice."""
+        self._cut_lifeline()
         child, running = self._child, self._running
         self._child = self._running = None
         if child is not None:
@@ -227,6 +230,27 @@ class EmbeddedPostgres:
                 start_new_session=True,
                 **account.popen_arguments(),
             )
+
+        if self._tied:
+            self._tie(account, self._child.pid)
+
+    def _tie(self, account: Account, pid: int) -> None:
+        """End the server when we end, however that happens: a shell waits for the end of a pipe that only we hold open."""
+        self._lifeline = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _; kill -INT "$1"', "sh", str(pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            **account.popen_arguments(),
+        )
+
+    def _cut_lifeline(self) -> None:
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            lifeline.kill()
+            lifeline.communicate()
 
     def _wait_ready(self) -> Postmaster:
         deadline = time.monotonic() + START_SECONDS

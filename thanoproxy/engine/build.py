@@ -113,7 +113,7 @@ def _train(
 ) -> Steps:
     preprocessing = architecture.preprocessing(input_size=options.input_size, color=options.color, pretrained=options.pretrained)
     dataset = Dataset(spool, workshop.sources, workshop.threads, preprocessing, pixel_budget=workshop.pixel_budget)
-    recipe = _recipe(architecture, options, len(dataset))
+    recipe = _recipe(architecture, options)
     network = _make(architecture, options, recipe, weights, len(dataset.classes)).to(workshop.device.device)
 
     candidates: list[_Candidate] = []
@@ -131,16 +131,14 @@ def _train(
     if not with_head or (options.tune == "auto" and _worth_it(candidates[0], split, options, workshop.device, rate)):
         recipe = replace(recipe, head_factor=1.0) if with_head else recipe
         trainer = Trainer(network, architecture, recipe, dataset, split, workshop.device, fresh=weights is None)
-        trained = yield from trainer.run(
-            meter, epochs=options.epochs, seed=options.seed, augment=options.augment, first_epoch=len(log) + 1
-        )
+        trained = yield from trainer.run(meter, epochs=options.epochs, seed=options.seed, augment=options.augment, first_epoch=len(log) + 1)
         log += trained.log
         candidates.append(_Candidate("full", trained.scores, trained.training, trained.state))
 
+    yield meter.begin("saving")
     best = _best(candidates)
     network.load_state_dict(best.state)
-    yield meter.begin("saving")
-    chosen = _options_used(options, recipe, preprocessing, best, weights)
+    used = _options_used(options, recipe, preprocessing, best, weights)
     metrics = _metrics(best, split, meter)
     saved = save_model(
         workshop.store,
@@ -149,7 +147,7 @@ def _train(
         classes=dataset.classes,
         preprocessing=preprocessing,
         metrics=metrics,
-        options=chosen,
+        options=used,
     )
     return jobs.Built(
         job=job,
@@ -158,23 +156,21 @@ def _train(
         classes=dataset.classes,
         images=len(dataset),
         metrics=metrics,
-        options=chosen,
+        options=used,
         size_bytes=saved.size_bytes,
         seconds=meter.seconds,
         log=log,
     )
 
 
-def _recipe(architecture: Architecture, options: jobs.TrainOptions, rows: int) -> Recipe:
+def _recipe(architecture: Architecture, options: jobs.TrainOptions) -> Recipe:
     recipe = architecture.fine_tune if options.pretrained else architecture.from_scratch
     recipe = recipe.with_options(learning_rate=options.learning_rate, batch_size=options.batch_size)
     # Dropping paths needs time to pay; in one or two epochs it only costs.
     return recipe if options.epochs > 2 else replace(recipe, drop_path=0.0)
 
 
-def _make(
-    architecture: Architecture, options: jobs.TrainOptions, recipe: Recipe, weights: Weights | None, classes: int
-) -> nn.Module:
+def _make(architecture: Architecture, options: jobs.TrainOptions, recipe: Recipe, weights: Weights | None, classes: int) -> nn.Module:
     torch.manual_seed(options.seed)
     network = architecture.make(classes, pretrained=options.pretrained, drop_path=recipe.drop_path)
     if weights is not None:
@@ -207,9 +203,7 @@ def _features(
 
 
 @torch.no_grad()
-def _forward(
-    network: nn.Module, architecture: Architecture, batch: Batch, preprocessing: Preprocessing, device: Device
-) -> torch.Tensor:
+def _forward(network: nn.Module, architecture: Architecture, batch: Batch, preprocessing: Preprocessing, device: Device) -> torch.Tensor:
     with torch.autocast(device.device.type, torch.bfloat16, enabled=device.is_cuda):
         images = normalize(batch.pixels.to(device.device), preprocessing, torch.float32)
         return architecture.features(network, images).float()

@@ -52,9 +52,7 @@ class Split(NamedTuple):
 class Dataset:
     """A finished spool with its images.  Raises `NoData` for no rows and `DataError` for fewer than two classes."""
 
-    def __init__(
-        self, spool: Spool, sources: Sources, threads: LoaderThreads, preprocessing: Preprocessing, *, pixel_budget: int
-    ) -> None:
+    def __init__(self, spool: Spool, sources: Sources, threads: LoaderThreads, preprocessing: Preprocessing, *, pixel_budget: int) -> None:
         self.preprocessing = preprocessing
         self.classes, self.labels = _number_labels(spool)
         self._spool = spool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 
 from thanoproxy.errors import ConfigurationError
 
-__all__ = ["Device", "choose", "is_out_of_memory"]
+__all__ = ["Device", "choose", "cores", "is_out_of_memory"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def choose(name: str = "auto", threads: int | None = None) -> Device:
     """
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores()
     if name == "cpu":
         # bf16 is emulated on CPUs without AMX, and slower than fp32.  A larger batch is no faster there, and makes others
         # wait longer.
@@ -74,6 +75,17 @@ def choose(name: str = "auto", threads: int | None = None) -> Device:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     return Device(torch.device("cuda", index), torch.bfloat16, 256, threads)
+
+
+def cores() -> int:
+    """How many cores this process may keep busy: those it may run on, or its control group's share of them, rounded up."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:  # "<quota> <period>" in microseconds, or "max <period>" (cgroups v2)
+            quota, period = file.read().split()
+        return min(allowed, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return allowed
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

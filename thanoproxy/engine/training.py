@@ -182,9 +182,7 @@ class Trainer:
             part = labels[at : at + self.micro_batch]
             with self._autocast():
                 logits = self.network(self._images(batch.pixels[at : at + self.micro_batch])).float()
-            loss = functional.cross_entropy(
-                logits, part, self.class_weights, reduction="sum", label_smoothing=self.recipe.label_smoothing
-            )
+            loss = functional.cross_entropy(logits, part, self.class_weights, reduction="sum", label_smoothing=self.recipe.label_smoothing)
             (loss / share).backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.detach()
             right += (logits.detach().argmax(1) == part).sum()
@@ -216,8 +214,7 @@ class Trainer:
         return torch.optim.AdamW(
             {
                 "params": parameters,
-                "lr": recipe.learning_rate
-                * (recipe.head_factor if depth == deepest else recipe.layer_decay ** (deepest - 1 - depth)),
+                "lr": recipe.learning_rate * (recipe.head_factor if depth == deepest else recipe.layer_decay ** (deepest - 1 - depth)),
                 "weight_decay": recipe.weight_decay if decays else 0.0,
             }
             for (depth, decays), parameters in groups.items()

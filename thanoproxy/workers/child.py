@@ -112,9 +112,7 @@ class Child:
             self._writer.close()
             code = await _end(self._process, 0.2)
             self._over(
-                WorkerFailure(
-                    "the worker process died", detail=_how_it_ended(code), hint="The proxy has started another; try again."
-                )
+                WorkerFailure("the worker process died", detail=_how_it_ended(code), hint="The proxy has started another; try again.")
             )
 
     async def stop(self) -> None:
@@ -149,10 +147,14 @@ def _read_answer(line: bytes) -> Started:
 
 
 def _environment() -> dict[str, str]:
-    """This process's own, with the package in reach however this process came by it."""
+    """This process's own, with the package in reach however this process came by it.
+
+    Compute threads that wait for each other sleep instead of spinning: it costs nothing on a quiet machine, and a spinning thread
+    takes its core from the loader threads, the proxy and PostgreSQL beside it (a BUILD took twice as long next to a busy process).
+    """
     package = os.path.dirname(os.path.dirname(os.path.abspath(thanoproxy.__file__)))
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 async def _end(process: asyncio.subprocess.Process, patience: float) -> int:

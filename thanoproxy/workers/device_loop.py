@@ -11,7 +11,6 @@ through `submit` from any thread and never block; replies go out through the cal
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ import torch
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.engine import inference
 from thanoproxy.engine.build import Workshop, build
-from thanoproxy.engine.device import choose
+from thanoproxy.engine.device import choose, cores
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
@@ -32,6 +31,7 @@ from thanoproxy.images import open_sources
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
+from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.predicting import Chunk, Intake, Prediction
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
@@ -73,8 +73,7 @@ class DeviceLoop:
         self._queue_rows = settings.queue_rows
         store = open_store(settings.artifacts_url)
         sources = open_sources(settings.image_roots)
-        cores = len(os.sched_getaffinity(0))
-        self._loaders = LoaderThreads(settings.loader_threads or cores, _one_core)
+        self._loaders = LoaderThreads(settings.loader_threads or cores(), _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
         weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
@@ -255,6 +254,7 @@ class DeviceLoop:
         with self._changed:
             self._builds.remove(task)
         self.device.release()
+        give_back_freed_memory()
 
     def _close_builds(self) -> None:
         for task in self._builds:

@@ -166,9 +166,7 @@ class Intake:
                 return
             # In the order of the rows, whichever thread was first.
             chunk.pixels = {
-                row: one.result()
-                for row, one in zip(chunk.rows, chunk.futures, strict=True)
-                if row not in chunk.prediction.failures
+                row: one.result() for row, one in zip(chunk.rows, chunk.futures, strict=True) if row not in chunk.prediction.failures
             }
             chunk.futures = []
             self._on_ready(chunk)
