@@ -22,6 +22,7 @@ from thanoproxy.errors import AdminShutdown, UpstreamUnavailable
 from thanoproxy.session.door import Refused, greet
 from thanoproxy.session.relay import Relay
 from thanoproxy.session.services import Services
+from thanoproxy.session.transport import SocketTransport
 from thanoproxy.session.upstream import Upstream
 from thanoproxy.statements.shapes import Seal
 from thanoproxy.wire import messages
@@ -133,7 +134,8 @@ class Server:
             raise Refused(messages.error_response(error, "FATAL")) from None
         self._sessions.add(relay)
         relay.closed.add_done_callback(lambda _: self._forget(relay))
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: relay.client, sock)
+        SocketTransport(asyncio.get_running_loop(), sock, relay.client)
+        relay.connected()
         relay.upstream.write(startup.packet)
 
     def _remember(self, relay: Relay) -> None:

@@ -50,7 +50,8 @@ class EmbeddedPostgres:
 
     `port` 0 means a free one; an adopted server keeps the port it has.  `durable=False` gives up safety against a crash of the
     machine for speed, as tests may; `copy_binaries` copies PostgreSQL's programs into `directory` where the user who runs them
-    cannot reach the package.  A server outlives us if we are killed, and is adopted by the next; with `tied` it does not.  Every failure is a `ConfigurationError` of one line.
+    cannot reach the package.  A server outlives us if we are killed, and the next of us adopts it; a `tied` one does not.
+    Every failure is a `ConfigurationError` of one line.
     """
 
     def __init__(self, directory: Path, *, port: int = 0, durable: bool = True, copy_binaries: bool = False, tied: bool = False) -> None:

@@ -21,7 +21,7 @@ from thanoproxy.session.services import Services
 from thanoproxy.sql.encoding import codec
 from thanoproxy.statements import Part
 from thanoproxy.wire import messages
-from thanoproxy.wire.framing import BackendWalk, FrontendWalk, Owed
+from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Owed
 from thanoproxy.wire.startup import Startup
 
 __all__ = ["Relay"]
@@ -43,13 +43,13 @@ class Relay:
         self.owed = Owed()
         self.settings = {b"client_encoding": "UTF8", b"standard_conforming_strings": "on"}
         # Directions
-        self.client = Link(self._from_client, self._client_eof, self._client_lost, self._client_full)
-        self.upstream = Link(self._from_upstream, self._upstream_eof, self._upstream_lost, self._upstream_full)
         self._frontend = FrontendWalk(self.owed, statements.interesting)
         self._backend = BackendWalk(self.owed, self._parameter, self._key)
         self._frontend.blind = startup.replication
-        self._client_rest = b""
-        self._upstream_rest = b""
+        self._to_upstream = Flow(self._frontend, self._attend)
+        self._to_client = Flow(self._backend, _never)
+        self.client = Link(self._to_upstream.receive, self._client_eof, self._client_lost, self._client_full)
+        self.upstream = Link(self._to_client.receive, self._upstream_eof, self._upstream_lost, self._upstream_full)
         # Attention
         self.stop = Stop(lambda: cancel_upstream(self))
         self._attendant: Attendant | None = None
@@ -62,49 +62,15 @@ class Relay:
         """Whether nothing is owed and no transaction is open, so that ending the session loses nothing."""
         return not self._attending and not self.owed.ready and not self.owed.unsynced and self._backend.status == ord("I")
 
-    # Bytes.
-
-    def _from_client(self, data: bytes) -> None:
-        if self._attending:
-            assert self._attendant is not None, "attending"
-            self._attendant.receive(data)
-            return
-        if self._client_rest:
-            data = self._client_rest + data
-            self._client_rest = b""
-        going = self._frontend.walk(data)
-        if going == len(data):
-            self.upstream.transport.write(data)
-            return
-        if going:
-            self.upstream.transport.write(data[:going])
-        rest = data[going:]
-        if self._frontend.candidate:
-            self._frontend.candidate = False
-            self._attend(rest)
-        else:
-            self._client_rest = rest
-
-    def _from_upstream(self, data: bytes) -> None:
-        if self._attending:
-            assert self._attendant is not None, "attending"
-            self._attendant.exchange.receive(data)
-            return
-        if self._upstream_rest:
-            data = self._upstream_rest + data
-            self._upstream_rest = b""
-        going = self._backend.walk(data)
-        if going == len(data):
-            self.client.transport.write(data)
-            return
-        if going:
-            self.client.transport.write(data[:going])
-        self._upstream_rest = data[going:]
+    def connected(self) -> None:
+        """Both sides are there: let bytes flow."""
+        self._to_upstream.write = self.upstream.transport.write
+        self._to_client.write = self.client.transport.write
 
     # Attention.
 
-    def _attend(self, rest: bytes) -> None:
-        """A message that may be ours stands at the head of `rest`."""
+    def _attend(self) -> None:
+        """A message that may be ours stands at the head of what the client's flow held back."""
         owed, backend = self.owed, self._backend
         attendant = self._attendant
         if attendant is None:
@@ -119,8 +85,10 @@ class Relay:
         self._attending = True
         closes = owed.closes - (0 if owed.ready else owed.closes_done)
         attendant.begin(bytes(owed.ready), owed.unsynced, closes, owed.failed and not owed.ready)
-        attendant.inbox += rest
-        pending, self._upstream_rest = self._upstream_rest, b""
+        attendant.inbox += self._to_upstream.take_rest()
+        self.client.receive = attendant.receive
+        self.upstream.receive = exchange.receive
+        pending = self._to_client.take_rest()
         if pending:
             exchange.receive(pending)
         self._task = asyncio.get_running_loop().create_task(self._attention(attendant))
@@ -144,14 +112,16 @@ class Relay:
         self._attending = False
         self.owed.clear()
         self._backend.status = attendant.exchange.pipeline.status
-        self._upstream_rest = attendant.exchange.take_rest()
+        self._to_client.rest = attendant.exchange.take_rest()
+        self.client.receive = self._to_upstream.receive
+        self.upstream.receive = self._to_client.receive
         self._frontend.concerns = attendant.concerns if attendant.statements or attendant.portals else None
         rest = bytes(attendant.inbox)
         attendant.inbox.clear()
         self.client.release("inbox")
         eof = attendant.eof
         if rest:
-            self._from_client(rest)
+            self._to_upstream.receive(rest)
         if eof and not self._attending:
             self._client_eof()
 
@@ -267,6 +237,10 @@ class Relay:
     def _finish(self) -> None:
         if not self.closed.done():
             self.closed.set_result(None)
+
+
+def _never() -> None:
+    raise AssertionError("the server's bytes are never stopped")
 
 
 def _no_key(_: Relay) -> None:

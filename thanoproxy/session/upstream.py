@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from thanoproxy.session.link import Link
+from thanoproxy.session.transport import SocketTransport
 from thanoproxy.wire.startup import Cancel
 
 __all__ = ["Upstream"]
@@ -25,14 +27,23 @@ class Upstream:
 
     async def connect(self, link: Link) -> None:
         """Connect `link`.  Raises `OSError`."""
+        SocketTransport(asyncio.get_running_loop(), await self._open_socket(), link)
+
+    async def _open_socket(self) -> socket.socket:
         loop = asyncio.get_running_loop()
         if self.path is not None:
-            await loop.create_unix_connection(lambda: link, self.path)
-            return
-        await loop.create_connection(lambda: link, self.host, self.port)
-        sock = link.transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return await _connected(socket.socket(socket.AF_UNIX), self.path)
+        problem: OSError | None = None
+        for family, kind, protocol, _, address in await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            try:
+                sock = await _connected(socket.socket(family, kind, protocol), address)
+            except OSError as error:
+                problem = error
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return sock
+        raise problem or OSError(f"{self.host} has no address")
 
     async def cancel(self, request: Cancel) -> None:
         """Send a CancelRequest and return once the server has closed the connection, which says that it has signalled the backend."""
@@ -48,3 +59,13 @@ class Upstream:
             await reader.read()
         finally:
             writer.close()
+
+
+async def _connected(sock: socket.socket, address: Any) -> socket.socket:
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

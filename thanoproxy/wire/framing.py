@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 
-__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "FrontendWalk", "Owed", "split_frames"]
+__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Owed", "split_frames"]
 
 HEADER = Struct("!BI")
 _LENGTH = Struct("!I").unpack_from
@@ -164,7 +164,7 @@ class FrontendWalk:
 class BackendWalk:
     """The server's messages.  `status` is the last ReadyForQuery's byte (0 before the first)."""
 
-    __slots__ = ("blind", "on_key_data", "on_parameter", "owed", "skip", "status")
+    __slots__ = ("blind", "candidate", "on_key_data", "on_parameter", "owed", "skip", "status")
 
     def __init__(self, owed: Owed, on_parameter: Callable[[bytes], None], on_key_data: Callable[[bytes], None]) -> None:
         self.owed = owed
@@ -173,6 +173,7 @@ class BackendWalk:
         self.skip = 0
         self.status = 0
         self.blind = False
+        self.candidate = False  # the server sends nothing that we would have to stop before
 
     def walk(self, data: bytes) -> int:
         """How many of `data`'s bytes go to the client now; the rest is an unfinished header or an unfinished message we read."""
@@ -215,6 +216,46 @@ class BackendWalk:
             self.on_parameter(body)
         else:
             self.on_key_data(body)
+
+
+class Flow:
+    """One direction of a relay: what arrives is walked, and goes on by `write`.
+
+    `rest` is what the walk held back.  `stopped` is told when the walk stands before a candidate; it takes `rest` over.
+    """
+
+    __slots__ = ("rest", "stopped", "walk", "write")
+
+    def __init__(self, walk: FrontendWalk | BackendWalk, stopped: Callable[[], None]) -> None:
+        self.walk = walk
+        self.stopped = stopped
+        self.rest = b""
+        self.write: Callable[[bytes], object] = _unconnected
+
+    def receive(self, data: bytes) -> None:
+        """Pass on what may go."""
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
+        going = self.walk.walk(data)
+        if going == len(data):
+            self.write(data)
+            return
+        if going:
+            self.write(data[:going])
+        self.rest = data[going:]
+        if self.walk.candidate:
+            self.walk.candidate = False
+            self.stopped()
+
+    def take_rest(self) -> bytes:
+        """What was held back; it is the caller's from now on."""
+        rest, self.rest = self.rest, b""
+        return rest
+
+
+def _unconnected(_: bytes) -> None:
+    raise AssertionError("nothing is relayed before both sides are connected")
 
 
 def split_frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:
