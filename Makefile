@@ -13,7 +13,7 @@ MADE := $(VENV)/.stamp-venv
 RUN := $(VENV)/.stamp-run
 DEV := $(VENV)/.stamp-dev
 
-.PHONY: help demo test lint types format bench-relay bench-predict bench-build clean
+.PHONY: help demo test lint types format docs conformance conformance-asyncpg bench-relay bench-predict bench-build clean
 
 help:
 	@echo "make demo           the main job end to end: embedded PostgreSQL, real images, BUILD MODEL, PREDICT USING"
@@ -21,6 +21,9 @@ help:
 	@echo "make lint           ruff: rules and format"
 	@echo "make types          mypy --strict"
 	@echo "make format         rewrite the sources in ruff's format"
+	@echo "make docs           write the tables of docs/ anew from the code"
+	@echo "make conformance    PostgreSQL's regression and isolation suites, directly and through the proxy (Debian, a C compiler)"
+	@echo "make conformance-asyncpg   asyncpg's own tests in the same way"
 	@echo "make bench-relay    what the proxy costs ordinary SQL"
 	@echo "make bench-predict  images per second of PREDICT USING"
 	@echo "make bench-build    images per second of BUILD MODEL"
@@ -42,6 +45,15 @@ types: $(DEV)
 format: $(DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(DEV)
+	@$(BIN)/python -m tests.test_docs
+
+conformance: $(DEV)
+	@$(BIN)/python -m tests.conformance
+
+conformance-asyncpg: $(DEV)
+	@$(BIN)/python -m tests.conformance.asyncpg
 
 # The module comes first: a benchmark that does not exist is told at once, not after minutes of installing.
 bench-relay bench-predict bench-build: bench-%: tests/bench/%.py $(DEV)

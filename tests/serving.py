@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from PIL import Image
@@ -47,9 +48,15 @@ def paint_images(folder: Path) -> None:
 
 @contextmanager
 def running_proxy(
-    url: str, images: list[Path], artifacts: Path, *, weights: list[Path] | None = None, pool: str = "inline"
+    url: str,
+    images: list[Path],
+    artifacts: Path,
+    *,
+    weights: list[Path] | None = None,
+    pool: str = "inline",
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[Proxy]:
-    """Serve until the block ends."""
+    """Serve until the block ends; `more` holds other sections of settings."""
     settings = load(
         None,
         {
@@ -59,6 +66,7 @@ def running_proxy(
             "weights": {"roots": weights or []},
             "artifacts": {"url": artifacts.as_uri()},
             "workers": {"pool": pool},
+            **(more or {}),
         },
     )
     loop = asyncio.new_event_loop()

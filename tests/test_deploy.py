@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -38,20 +37,29 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
-def test_what_is_copied_exists_and_is_not_ignored() -> None:
-    ignored, *kept = (line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+def test_the_build_sees_what_the_wheel_is_made_of_and_nothing_else() -> None:
+    """`COPY . .` takes what .dockerignore lets through: a list of names, to which pyproject.toml's own must belong."""
+    assert arguments("COPY") == [". ."]
+    ignored, *rules = (line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
     assert ignored == "*"
-    for copied in arguments("COPY"):
-        *sources, _ = shlex.split(copied)
-        for source in sources:
-            assert (ROOT / source).exists()
-            assert f"!{source}" in kept
+    described = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, build = described["project"], described["tool"]["hatch"]["build"]
+    needed = {"pyproject.toml", project["readme"], *project["license-files"], *build["targets"]["wheel"]["packages"]}
+    hooks = {**build.get("hooks", {}), **build["targets"]["wheel"].get("hooks", {})}
+    needed |= {hook.get("path", "hatch_build.py") for name, hook in hooks.items() if name == "custom"}
+    assert all((ROOT / name).exists() for name in needed)
+    assert (
+        {f"!{name}" for name in needed}
+        <= {rule for rule in rules if rule.startswith("!")}
+        <= {f"!{name}" for name in needed | {"hatch_build.py"}}
+    )
 
 
 def test_the_image_runs_as_an_ordinary_user() -> None:
     """... from the last USER on, and nothing is installed after it."""
     words = [word for word, _ in instructions()]
     assert arguments("USER") == ["thanoproxy"]
+    assert "FROM" not in words[words.index("USER") :]
     assert not {"RUN", "COPY", "ADD"} & set(words[words.index("USER") :])
     created = next(rest for rest in arguments("RUN") if "useradd" in rest)
     assert re.search(r"--uid (\d+)", created)[1] != "0"  # type: ignore[index]
@@ -89,7 +97,8 @@ def test_the_dependency_layer_names_every_dependency() -> None:
     step = next(rest for rest in arguments("RUN") if "tomllib" in rest)
     code = re.search(r'python -c "(.*?)" >', step)
     assert code is not None
-    done = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True, check=True, cwd=ROOT)
+    here = code[1].replace("/src/pyproject.toml", str(ROOT / "pyproject.toml"))
+    done = subprocess.run([sys.executable, "-c", here], capture_output=True, text=True, check=True)
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     assert done.stdout.splitlines() == wanted
 

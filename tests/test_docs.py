@@ -1,6 +1,6 @@
 """The docs agree with the code: settings, errors, architectures, commands, make targets and links.
 
-Tables between `<!-- table: NAME -->` and `<!-- end -->` are made from the code; `python -m tests.test_docs` writes them anew.
+Tables between `<!-- table: NAME -->` and `<!-- end -->` are made from the code; `make docs` writes them anew.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def test_every_table_is_somewhere() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_agree_with_the_code(name: str) -> None:
     bodies = [match["body"] for page in PAGES for match in _TABLE.finditer(page.read_text(encoding="utf-8")) if match["name"] == name]
-    assert bodies == [TABLES[name]()], "run: python -m tests.test_docs"
+    assert bodies == [TABLES[name]()], "run: make docs"
 
 
 # What the pages name exists, and what exists is named.

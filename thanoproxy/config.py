@@ -37,10 +37,24 @@ from pydantic_settings import (
 
 from thanoproxy.errors import ConfigurationError
 
-__all__ = ["Address", "Artifacts", "Images", "Server", "Settings", "Upstream", "Weights", "Workers", "data_directory", "load"]
+__all__ = [
+    "Address",
+    "Artifacts",
+    "Auth",
+    "Images",
+    "Server",
+    "Settings",
+    "Tls",
+    "Upstream",
+    "Weights",
+    "Workers",
+    "data_directory",
+    "load",
+]
 
 PREFIX = "THANOPROXY_"
 NESTED = "__"
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def data_directory() -> Path:
@@ -60,6 +74,7 @@ def _absolute(path: Path) -> Path:
 
 
 Folder = Annotated[Path, AfterValidator(_absolute)]
+File = Folder
 Folders = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_separated)]
 
 
@@ -76,6 +91,49 @@ class Server(Section):
     port: int = Field(default=7432, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     fronts: int = Field(default=1, ge=1, le=64, description="front processes that share the port")
     login_timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds a client may take to log in")
+    max_arriving: int = Field(
+        default=512, ge=1, le=65536, description="connections that may be on their way in at once; the next ones wait"
+    )
+
+
+class Tls(Section):
+    """Encryption of the connections of clients; see [TLS and passwords](tls.md)."""
+
+    mode: Literal["off", "prefer", "require"] = Field(
+        default="off", description="off: never; prefer: for clients that ask for it; require: the others are refused"
+    )
+    certificate: File | None = Field(default=None, description="PEM file of our certificate, and of what it is signed by")
+    key: File | None = Field(default=None, description="PEM file of its key, without a password; none if `certificate` holds it, too")
+    client_ca: File | None = Field(
+        default=None, description="PEM file of authorities; a client that uses TLS then needs a certificate of theirs"
+    )
+    min_version: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.2", description="oldest version of TLS that is spoken")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.mode != "off" and self.certificate is None:
+            raise ValueError(f"mode {self.mode} needs tls.certificate")
+        return self
+
+
+VERIFIER_QUERY = (
+    "SELECT rolpassword FROM pg_catalog.pg_authid WHERE rolname = $1 AND rolcanlogin "
+    "AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())"
+)
+
+
+class Auth(Section):
+    """Who checks the passwords of clients; see [TLS and passwords](tls.md)."""
+
+    mode: Literal["relay", "scram"] = Field(
+        default="relay", description="relay: PostgreSQL, with its own methods; scram: the proxy, by SCRAM-SHA-256 with channel binding"
+    )
+    verifiers: File | None = Field(default=None, description='for scram: file of lines `"user" "SCRAM-SHA-256$…"`; else `auth.query`')
+    query: str = Field(
+        default=VERIFIER_QUERY,
+        min_length=1,
+        description="for scram: SQL that gets the verifier of user $1, run as the role of upstream.url; its last column counts",
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +191,7 @@ class Upstream(Section):
     """The PostgreSQL behind us: one that runs already (`url`), or one of our own (`embedded`)."""
 
     url: str | None = Field(
-        default=None, repr=False, description="postgresql://user:password@host:port/database; its role also writes thanosql.jobs"
+        default=None, repr=False, description="postgresql://user:password@host:port/database?sslmode=…; its role also writes thanosql.jobs"
     )
     embedded: Folder | None = Field(default=None, description="folder of a PostgreSQL that we start ourselves, in place of url")
 
@@ -141,7 +199,9 @@ class Upstream(Section):
     @classmethod
     def _whole(cls, url: str | None) -> str | None:
         if url is not None:
-            parse_url(url)
+            mode = parse_url(url).options.get("sslmode", "prefer")
+            if mode not in SSL_MODES:
+                raise ValueError(f"sslmode should be one of {', '.join(SSL_MODES)}")
         return url
 
     @model_validator(mode="after")
@@ -219,7 +279,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=NESTED, extra="forbid", frozen=True, validate_default=True)
 
     server: Server = Server()
+    tls: Tls = Tls()
     upstream: Upstream = Upstream()
+    auth: Auth = Auth()
     images: Images = Images()
     weights: Weights = Weights()
     artifacts: Artifacts = Field(default_factory=Artifacts)

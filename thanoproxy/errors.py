@@ -25,8 +25,10 @@ __all__ = [
     "FileUnavailable",
     "InsufficientPrivilege",
     "InternalError",
+    "InvalidAuthorization",
     "InvalidImage",
     "InvalidOption",
+    "InvalidPassword",
     "NoData",
     "NotInstalled",
     "NullNotAllowed",
@@ -148,6 +150,18 @@ class InvalidImage(ThanoError):
     """22P03: bytes that are no image we accept, or one that is damaged."""
 
     sqlstate = "22P03"
+
+
+class InvalidAuthorization(ThanoError):
+    """28000: the client may not connect in this way."""
+
+    sqlstate = "28000"
+
+
+class InvalidPassword(ThanoError):
+    """28P01: the password is wrong, or nobody has that name (which of the two is not told)."""
+
+    sqlstate = "28P01"
 
 
 class NotInstalled(ThanoError):

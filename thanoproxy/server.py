@@ -12,20 +12,23 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import tempfile
 from pathlib import Path
 
 from thanoproxy.catalog.seal import open_seal
 from thanoproxy.catalog.service import Service
 from thanoproxy.config import Settings
-from thanoproxy.errors import AdminShutdown, UpstreamUnavailable
-from thanoproxy.session.door import Refused, greet
+from thanoproxy.errors import AdminShutdown, ConfigurationError, UpstreamUnavailable
+from thanoproxy.session.door import Refused, greet, refusal
+from thanoproxy.session.leg import Farewells, Leg
+from thanoproxy.session.login import relay_login, scram_login
 from thanoproxy.session.relay import Relay
 from thanoproxy.session.services import Services
-from thanoproxy.session.transport import SocketTransport
+from thanoproxy.session.tls import server_tls, upstream_tls
 from thanoproxy.session.upstream import Upstream
+from thanoproxy.session.verifiers import Verifiers, open_verifiers
 from thanoproxy.statements.shapes import Seal
-from thanoproxy.wire import messages
 from thanoproxy.wire.startup import Cancel, Startup
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool
@@ -37,6 +40,8 @@ __all__ = ["Server", "serve"]
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _DRAIN_SECONDS = 10.0
+_DOOR_SECONDS = 5.0
+"""How long a client that has not said who it is may take up room that others wait for."""
 
 
 class Server:
@@ -46,7 +51,9 @@ class Server:
         self.settings = settings
         address = settings.upstream.address
         path = address.socket_path
-        self.upstream = Upstream(address.host, address.port, None if path is None else str(path))
+        self.upstream = Upstream(address.host, address.port, None if path is None else str(path), upstream_tls(address.options))
+        self._tls = server_tls(settings.tls)
+        self._verifiers: Verifiers | None = None
         self.address = (settings.server.host, settings.server.port)
         self.pool = make_pool(settings)
         self._database = address.database or address.user or ""
@@ -57,11 +64,16 @@ class Server:
         self._accepting: asyncio.Task[None] | None = None
         self._sessions: set[Relay] = set()
         self._keys: dict[tuple[int, bytes], Relay] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], float] = {}  # since when, the oldest first
+        self._left = asyncio.Event()
+        self._farewells = Farewells()
 
     async def start(self) -> None:
         """Begin to serve; `address` then has the port in use.  Raises `ConfigurationError`, or `OSError` if the port is taken."""
         seal = open_seal(self.settings.artifacts.folder)
+        secret = seal.derive("mock authentication")
+        self._verifiers = open_verifiers(self.settings.auth, self.settings.upstream.required_url, secret)
+        self._warn()
         self._listener = self._listen()
         self.address = self._listener.getsockname()[:2]
         await self.pool.start()
@@ -69,6 +81,25 @@ class Server:
         if self._database:
             await self._log.start(self._database)
         self._accepting = asyncio.create_task(self._accept(self._listener))
+
+    def reload(self) -> None:
+        """Read certificates and verifiers again, for connections that come from now on.  What is wrong with them leaves the old in use."""
+        try:
+            tls = server_tls(self.settings.tls)
+            if self._verifiers is not None:
+                self._verifiers.reload()
+        except ConfigurationError as error:
+            _log.error("%s; nothing was reloaded", error.message)
+        else:
+            self._tls = tls
+            _log.info("certificates and verifiers reloaded")
+
+    def _warn(self) -> None:
+        if self._verifiers is None and self._tls is not None and self.upstream.may_encrypt:
+            _log.warning(
+                "both tls and upstream.url may encrypt: most clients cannot pass SCRAM through that; set auth.mode = scram, "
+                "or sslmode=disable where the way to the database is safe"
+            )
 
     async def close(self) -> None:
         """Drain: idle sessions end at once, the others when their transaction does, or after a deadline."""
@@ -79,6 +110,9 @@ class Server:
         await self._drain()
         await self.pool.close()
         await self._log.close()
+        if self._verifiers is not None:
+            await self._verifiers.close()
+        await self._farewells.end()
         self._spool.cleanup()
 
     def _listen(self) -> socket.socket:
@@ -93,6 +127,8 @@ class Server:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            while len(self._arriving) >= self.settings.server.max_arriving:
+                await self._make_room()
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as problem:
@@ -101,47 +137,80 @@ class Server:
                 await asyncio.sleep(0.1)
                 continue
             task = loop.create_task(self._welcome(sock))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._arriving[task] = loop.time()
+            task.add_done_callback(self._arrived)
+
+    async def _make_room(self) -> None:
+        """Wait until somebody has logged in or left.  A crowd is soon through; one who only stands in the door is shown out."""
+        oldest, since = next(iter(self._arriving.items()))
+        wait = since + _DOOR_SECONDS - asyncio.get_running_loop().time()
+        self._left.clear()
+        if wait <= 0:
+            oldest.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._left.wait(), max(wait, 0.1))
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        del self._arriving[task]
+        self._left.set()
 
     async def _welcome(self, sock: socket.socket) -> None:
         """From a new socket to a running session, or to its end."""
+        leg, tls = Leg(sock), self._tls
+        opened = False
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             async with asyncio.timeout(self.settings.server.login_timeout):
-                request = await greet(sock)
+                request = await greet(leg, tls)
                 if isinstance(request, Cancel):
                     await self._cancel(request)
-                    sock.close()
                 else:
-                    await self._open(sock, request)
+                    await self._open(leg, request, None if tls is None or not leg.tls else tls.end_point)
+                    opened = True
         except Refused as refused:
             with contextlib.suppress(OSError):
-                await asyncio.get_running_loop().sock_sendall(sock, refused.reply)
-            sock.close()
+                await leg.write(refused.reply)
+        except ssl.SSLError as problem:
+            _log.info("a TLS handshake failed: %s", problem.reason or problem)
         except (OSError, TimeoutError):
-            sock.close()  # a health check that looked in, or a client that fell silent
+            pass  # a health check that looked in, or a client that fell silent
+        finally:
+            if not opened:
+                leg.close()
+                self._farewells.add(leg.transport)
 
-    async def _open(self, sock: socket.socket, startup: Startup) -> None:
+    async def _open(self, leg: Leg, startup: Startup, certificate: bytes | None) -> None:
+        """Connect upstream, log in as far as that needs us, and let bytes flow."""
         assert self._services is not None, "started"
-        relay = Relay(startup, self._services, self._cancel_running, tls=False)
+        relay = Relay(startup, self._services, self._cancel_running, tls=leg.tls)
         relay.on_key = self._remember
         try:
-            await self.upstream.connect(relay.upstream)
+            upstream, relay.route = await self.upstream.open(startup.packet)
         except OSError as problem:
-            error = UpstreamUnavailable(f"cannot reach the database server: {problem.strerror or problem}")
-            raise Refused(messages.error_response(error, "FATAL")) from None
+            raise refusal(UpstreamUnavailable(f"cannot reach the database server: {problem.strerror or problem}")) from None
+        try:
+            if self._verifiers is None:
+                await relay_login(leg, upstream)
+            else:
+                await scram_login(leg, upstream, startup, self._verifiers, certificate)
+        except BaseException:
+            upstream.close()
+            raise
         self._sessions.add(relay)
-        relay.closed.add_done_callback(lambda _: self._forget(relay))
-        SocketTransport(asyncio.get_running_loop(), sock, relay.client)
+        encrypted = [transport for transport in (leg.transport, upstream.transport) if transport is not None]
+        relay.closed.add_done_callback(lambda _: self._forget(relay, encrypted))
+        upstream.attach(relay.upstream)
+        leg.attach(relay.client)
         relay.connected()
-        relay.upstream.write(startup.packet)
+        upstream.release(relay.upstream)
+        leg.release(relay.client)
 
     def _remember(self, relay: Relay) -> None:
         self._keys[relay.identity.backend_pid, relay.identity.key] = relay
 
-    def _forget(self, relay: Relay) -> None:
+    def _forget(self, relay: Relay, encrypted: list[asyncio.Transport]) -> None:
+        self._farewells.add(*encrypted)
         self._sessions.discard(relay)
         self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)
 
@@ -150,11 +219,11 @@ class Server:
         relay = self._keys.get((request.pid, request.key))
         if relay is None:
             return  # unknown keys are answered by silence, and cost the server nothing
-        await self.upstream.cancel(request)
+        await self.upstream.cancel(request, relay.route)
         relay.stop("user request")
 
     async def _cancel_running(self, relay: Relay) -> None:
-        await self.upstream.cancel(Cancel(relay.identity.backend_pid, relay.identity.key))
+        await self.upstream.cancel(Cancel(relay.identity.backend_pid, relay.identity.key), relay.route)
 
     async def _drain(self) -> None:
         for relay in list(self._sessions):
@@ -165,8 +234,10 @@ class Server:
             await asyncio.wait(waiting, timeout=_DRAIN_SECONDS)
         for relay in list(self._sessions):
             relay.fatal(AdminShutdown("terminating connection due to administrator command"))
-        for task in list(self._tasks):
+        arriving = list(self._arriving)
+        for task in arriving:
             task.cancel()
+        await asyncio.gather(*arriving, return_exceptions=True)
 
 
 def make_pool(settings: Settings) -> Pool:
@@ -189,6 +260,7 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     try:
         await server.start()
         _log.info("listening on %s port %d", *server.address)

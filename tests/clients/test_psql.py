@@ -92,7 +92,7 @@ class TestOrdinarySQL:
         assert done.returncode == 1
         assert lines(psql("SELECT to_regclass('psql_never')")) == [""]
 
-    @pytest.mark.parametrize("command", [r"\d", r"\d+ pictures", r"\dt+", r"\dn+", r"\df thanosql.*", r"\du", r"\l+", r"\conninfo"])
+    @pytest.mark.parametrize("command", [r"\d", r"\d+ pictures", r"\dt+", r"\dn+", r"\df thanosql.*", r"\du", r"\dx", r"\conninfo"])
     def test_catalogue_commands(self, psql: Psql, command: str) -> None:
         done = psql(command)
         assert lines(done)
@@ -121,7 +121,7 @@ class TestOrdinarySQL:
 class TestModels:
     def test_build_tells_its_progress(self, psql: Psql) -> None:
         done = psql(build("by_psql") + ";\n\\pset tuples_only off\nDROP MODEL by_psql;\nLIST MODEL;")
-        assert lines(done)[0].startswith("by_psql|1|{blue,red}|24|")
+        assert lines(done)[0].replace('"', "").startswith("by_psql|1|{blue,red}|24|")
         assert shows_an_epoch(done.stderr.splitlines())
         assert lines(done)[1].startswith("name|class_name|last_updated_utc")
 
@@ -186,5 +186,6 @@ class TestModels:
     def test_a_pipeline(self, psql: Psql, since: Callable[[int], None], predicted: Predicted) -> None:
         since(18)
         ask = "PREDICT USING colours AS SELECT id, image, label FROM pictures WHERE id = $1::int \\bind {} \\sendpipeline"
-        script = f"\\startpipeline\nSELECT 'a' \\sendpipeline\n{ask.format(1)}\n{ask.format(2)}\nSELECT 'b' \\sendpipeline\n\\endpipeline"
+        steps = ["SELECT 'a' \\bind \\sendpipeline", ask.format(1), ask.format(2), "SELECT 'b' \\bind \\sendpipeline"]
+        script = "\n".join(["\\startpipeline", *steps, "\\endpipeline"])
         assert lines(psql(script)) == ["a", shown(predicted)[1], shown(predicted)[2], "b"]

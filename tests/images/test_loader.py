@@ -61,8 +61,8 @@ def test_lower_priority_numbers_overtake() -> None:
 
 
 def test_every_thread_has_started_before_any_work() -> None:
-    names: list[str] = []
-    loader = LoaderThreads(4, lambda: names.append(threading.current_thread().name))
-    assert sorted(names) == ["loader-0", "loader-1", "loader-2", "loader-3"]
+    threads: list[threading.Thread] = []
+    loader = LoaderThreads(4, lambda: threads.append(threading.current_thread()))
+    assert sorted(thread.name for thread in threads) == ["loader-0", "loader-1", "loader-2", "loader-3"]
     loader.close()
-    assert not {thread.name for thread in threading.enumerate()} & set(names)
+    assert not any(thread.is_alive() for thread in threads)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -63,7 +64,15 @@ def test_copy_is_refused_and_the_session_lives_on(notebook: Notebook, statement:
     assert notebook.ok("%thanosql SELECT count(*) AS n FROM t").value["n"][0] == 100_000
 
 
-def test_an_interrupt_cancels_the_statement(notebook: Notebook) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as a terminal has it: a run in the background of a shell begins with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_cancels_the_statement(notebook: Notebook, interruptible: None) -> None:
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     started = time.monotonic()
     timer.start()

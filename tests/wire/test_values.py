@@ -45,7 +45,7 @@ def test_bytea_refuses_half_a_byte() -> None:
         (7, INT4, b"7", b"\0\0\0\x07"),
         (0.5, FLOAT8, b"0.5", b"\x3f\xe0\0\0\0\0\0\0"),
         ("ä", TEXT, "ä".encode(), "ä".encode()),
-        (["a", 'b"\\'], TEXT_ARRAY, b'{"a","b\\"\\\\"}', None),
+        (["a", 'b"\\'], TEXT_ARRAY, b'{a,"b\\"\\\\"}', None),
         (None, INT4, None, None),
     ],
 )

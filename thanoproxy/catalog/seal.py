@@ -48,6 +48,10 @@ class Seal:
                 hint=f"After a restore, the artifact folder needs its old {KEY_FILE}, too; without it, build the model again.",
             )
 
+    def derive(self, purpose: str) -> bytes:
+        """Another secret, for `purpose` only, that all who share the key share, too."""
+        return hmac.digest(self._key, purpose.encode(), hashlib.sha256)  # what is signed begins with a length, never with a letter
+
     def _mac(self, record: ModelRecord) -> bytes:
         return hmac.digest(self._key, sealed_bytes(record.owner, record.name, record.version, record.artifact), hashlib.sha256)
 

@@ -60,6 +60,7 @@ async def serve(settings: Settings) -> None:
         server = Server(reachable)
         try:
             await start(server)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
             print(f"listening on {server.address[0]} port {server.address[1]}; connect with", flush=True)
             print("  " + psql_line(client_url(reachable, embedded, server.address)), flush=True)
             await watch(embedded)

@@ -119,9 +119,7 @@ def _print_tag(tag: str | None) -> None:
 
 def _hint(reason: str) -> str | None:
     if "no password supplied" in reason:
-        return (
-            "Put the password into THANOSQL_URL, PGPASSWORD or ~/.pgpass rather than into a cell, which is saved with the notebook."
-        )
+        return "Put the password into THANOSQL_URL, PGPASSWORD or ~/.pgpass rather than into a cell, which is saved with the notebook."
     return None
 
 

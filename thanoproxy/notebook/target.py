@@ -18,7 +18,7 @@ from thanoproxy.notebook.faults import ConnectionFault
 
 __all__ = ["Target", "from_environment", "parse_url", "split_url"]
 
-_URL = re.compile(r"\s*(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://\S*)\s*(?P<rest>.*)", re.DOTALL)
+_URL = re.compile(r"\s*(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://[^\n]*)\n?(?P<rest>.*)", re.DOTALL)
 _POSTGRES = re.compile(r"postgres(?:ql)?(?:\+\w+)?\Z", re.IGNORECASE)
 # What ThanoSQL's own magic took on its line; sent to a server as SQL, it would put the token into that server's log.
 _LEGACY = re.compile(r"\s*(?:API_TOKEN|api_token|engine)\s*=", re.ASCII)
@@ -40,7 +40,7 @@ class Target:
 
 
 def split_url(text: str) -> tuple[str | None, str]:
-    """The connection URL that `text` begins with, or None, and the rest of the text, which is SQL."""
+    """The connection URL that is the first line of `text`, or None, and the rest of the text, which is SQL."""
     if _LEGACY.match(text):
         raise ConnectionFault("a connection is made with a PostgreSQL URL, not with a token", hint=_HOW)
     match = _URL.match(text)
@@ -48,7 +48,11 @@ def split_url(text: str) -> tuple[str | None, str]:
         return None, text
     if not _POSTGRES.match(match["scheme"]):
         raise ConnectionFault(_MALFORMED, hint=_HOW)
-    return match["url"], match["rest"]
+    url = match["url"].rstrip()
+    if any(character.isspace() for character in url):
+        # Either SQL on the URL's own line, or a password with a space, of which what follows the space is a part.
+        raise ConnectionFault(_MALFORMED, hint=_ESCAPES + " SQL begins on the next line.")
+    return url, match["rest"]
 
 
 def parse_url(url: str) -> Target:

@@ -1,19 +1,21 @@
 """What happens on a new socket before there is a session: encryption requests, cancel requests, the StartupMessage.
 
-All of it is read from the bare socket, exactly the bytes that belong to each packet, so nothing that arrived in plaintext can later
-be taken for decrypted data (CVE-2021-23214), and a packet's claimed length is checked before anything is allocated for it.
+All of it is read exactly, packet by packet, so nothing that arrived in plaintext can later be taken for decrypted data
+(CVE-2021-23214), and a packet's claimed length is checked before anything is allocated for it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-
-from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, ThanoError
+from thanoproxy.errors import FeatureNotSupported, InvalidAuthorization, ProtocolViolation, ThanoError
+from thanoproxy.session.leg import Leg
+from thanoproxy.session.tls import ALPN, ServerTls
 from thanoproxy.wire import messages
-from thanoproxy.wire.startup import SSL_REQUEST, Cancel, Startup, packet_size, read_packet
+from thanoproxy.wire.startup import GSSENC_REQUEST, SSL_REQUEST, Cancel, Startup, packet_size, read_packet
 
-__all__ = ["Refused", "greet"]
+__all__ = ["Refused", "greet", "refusal"]
+
+_HANDSHAKE = 0x16
+"""A TLS record of type handshake; no length of a start-up packet begins with it."""
 
 
 class Refused(Exception):
@@ -24,49 +26,55 @@ class Refused(Exception):
         self.reply = reply
 
 
-async def greet(sock: socket.socket) -> Startup | Cancel:
-    """The client's StartupMessage or CancelRequest.  Raises `Refused` where it is neither."""
+def refusal(error: ThanoError) -> Refused:
+    return Refused(messages.error_response(error, "FATAL"))
+
+
+async def greet(leg: Leg, tls: ServerTls | None) -> Startup | Cancel:
+    """The client's StartupMessage or CancelRequest, with `leg` encrypted if client and settings want it so.
+
+    Raises `Refused` for anything else, `OSError` where the client hangs up or its handshake fails.
+    """
     seen = set[int]()
+    if tls is not None and await leg.peek() == _HANDSHAKE:
+        await leg.accept_tls(tls.context)
+        if leg.ssl_object is None or leg.ssl_object.selected_alpn_protocol() != ALPN:
+            raise Refused  # another protocol's client, sent here by somebody in the middle
+        seen = {SSL_REQUEST, GSSENC_REQUEST}
     while True:
-        packet = await _read_packet(sock)
-        request = read_packet(packet)
+        request = read_packet(await _read_packet(leg))
+        if isinstance(request, Startup) and tls is not None and tls.required and not leg.tls:
+            raise refusal(_unencrypted(request))
         if not isinstance(request, int):
             return request
         if request in seen:
             # A second one is taken for a protocol version, as by the server's ProcessStartupPacket.
             version = f"{request >> 16}.{request & 0xFFFF}"
-            raise Refused(_fatal(FeatureNotSupported(f"unsupported frontend protocol {version}")))
+            raise refusal(FeatureNotSupported(f"unsupported frontend protocol {version}"))
         seen.add(request)
-        if _waiting(sock):
+        if leg.waiting():
             what = "SSL" if request == SSL_REQUEST else "GSSAPI encryption"
-            raise Refused(b"N" + _fatal(ProtocolViolation(f"received unencrypted data after {what} request")))
-        await asyncio.get_running_loop().sock_sendall(sock, b"N")
+            error = ProtocolViolation(f"received unencrypted data after {what} request")
+            raise Refused(b"N" + messages.error_response(error, "FATAL"))
+        if request == SSL_REQUEST and tls is not None:
+            await leg.write(b"S")
+            await leg.accept_tls(tls.context)
+            seen = {SSL_REQUEST, GSSENC_REQUEST}
+        else:
+            await leg.write(b"N")
 
 
-async def _read_packet(sock: socket.socket) -> bytes:
-    head = await _exactly(sock, 4)
+async def _read_packet(leg: Leg) -> bytes:
+    head = await leg.exactly(4)
     size = packet_size(head)
     if size is None:
         raise Refused
-    return head + await _exactly(sock, size - 4)
+    return head + await leg.exactly(size - 4)
 
 
-async def _exactly(sock: socket.socket, size: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
-        part = await asyncio.get_running_loop().sock_recv(sock, size - len(parts))
-        if not part:
-            raise Refused
-        parts += part
-    return bytes(parts)
-
-
-def _waiting(sock: socket.socket) -> bool:
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except BlockingIOError:
-        return False
-
-
-def _fatal(error: ThanoError) -> bytes:
-    return messages.error_response(error, "FATAL")
+def _unencrypted(startup: Startup) -> InvalidAuthorization:
+    # The server's own words end in "no encryption", too (auth.c), and drivers with sslmode=allow go by the code.
+    return InvalidAuthorization(
+        f'connections without encryption are refused: user "{startup.user}", database "{startup.database}", no encryption',
+        hint="Connect with sslmode=require.",
+    )

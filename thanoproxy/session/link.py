@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from thanoproxy.session.transport import SocketTransport
+
 __all__ = ["Link"]
 
 
@@ -35,9 +37,16 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.direct(self.receive)
 
     def data_received(self, data: bytes) -> None:
         self.receive(data)
+
+    def direct(self, receive: Callable[[bytes], None]) -> None:
+        """From now on, bytes in go to `receive`."""
+        self.receive = receive
+        if isinstance(self.transport, SocketTransport):
+            self.transport.receive = receive
 
     def eof_received(self) -> bool:
         """True keeps our half open: after the client's FIN the server still answers what it was asked (half-close)."""

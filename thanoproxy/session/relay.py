@@ -18,10 +18,11 @@ from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.execute import Identity, Stop
 from thanoproxy.session.link import Link
 from thanoproxy.session.services import Services
+from thanoproxy.session.upstream import Route
 from thanoproxy.sql.encoding import codec
 from thanoproxy.statements import Part
 from thanoproxy.wire import messages
-from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Owed
+from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Owed, holds
 from thanoproxy.wire.startup import Startup
 
 __all__ = ["Relay"]
@@ -38,12 +39,13 @@ class Relay:
         self.services = services
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_key: Callable[[Relay], None] = _no_key
+        self.route: Route | None = None
         self._tls = tls
         # Server
         self.owed = Owed()
         self.settings = {b"client_encoding": "UTF8", b"standard_conforming_strings": "on"}
         # Directions
-        self._frontend = FrontendWalk(self.owed, statements.interesting)
+        self._frontend = FrontendWalk(self.owed, statements.MARKS)
         self._backend = BackendWalk(self.owed, self._parameter, self._key)
         self._frontend.blind = startup.replication
         self._to_upstream = Flow(self._frontend, self._attend)
@@ -86,8 +88,8 @@ class Relay:
         closes = owed.closes - (0 if owed.ready else owed.closes_done)
         attendant.begin(bytes(owed.ready), owed.unsynced, closes, owed.failed and not owed.ready)
         attendant.inbox += self._to_upstream.take_rest()
-        self.client.receive = attendant.receive
-        self.upstream.receive = exchange.receive
+        self.client.direct(attendant.receive)
+        self.upstream.direct(exchange.receive)
         pending = self._to_client.take_rest()
         if pending:
             exchange.receive(pending)
@@ -113,8 +115,8 @@ class Relay:
         self.owed.clear()
         self._backend.status = attendant.exchange.pipeline.status
         self._to_client.rest = attendant.exchange.take_rest()
-        self.client.receive = self._to_upstream.receive
-        self.upstream.receive = self._to_client.receive
+        self.client.direct(self._to_upstream.receive)
+        self.upstream.direct(self._to_client.receive)
         self._frontend.concerns = attendant.concerns if attendant.statements or attendant.portals else None
         rest = bytes(attendant.inbox)
         attendant.inbox.clear()
@@ -132,7 +134,7 @@ class Relay:
     def _read(self, text: bytes) -> list[Part] | None:
         """The statements of a message's text, None if none is ours.  What was found not to be ours is remembered for a while."""
         text = text.removesuffix(b"\0")
-        if text in self._foreign or b"\0" in text or not statements.interesting(text):
+        if text in self._foreign or b"\0" in text or not holds(text, statements.MARKS):
             return None
         name = self._codec()
         if name is None:
@@ -195,6 +197,10 @@ class Relay:
             self._attendant.ended()
         elif self.upstream.transport is not None and self.upstream.transport.can_write_eof():
             self.upstream.transport.write_eof()
+        elif self._to_upstream.rest or self._frontend.skip:
+            return False  # in the middle of a message, and TLS has no half-close
+        elif self.upstream.transport is not None:
+            self.upstream.write(messages.TERMINATE)  # the server reads it when it has answered the rest
         return not self._tls
 
     def _client_lost(self, _: Exception | None) -> None:

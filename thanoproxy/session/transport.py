@@ -16,21 +16,23 @@ from typing import Any
 
 __all__ = ["SocketTransport"]
 
-_READ = 65536
-"""Bytes: below malloc's mmap threshold, so that a read costs no system call for memory."""
+_ARRIVING = memoryview(bytearray(131072))
+"""Where every read lands, to be copied out at its true size: a large buffer for each read would cost more than the copy."""
 _HIGH, _LOW = 65536, 16384
 
 
-class SocketTransport(asyncio.Transport):
-    """`sock` must be non-blocking; `protocol` is told of everything as by any transport."""
+class SocketTransport:
+    """What `asyncio.Transport` offers, over `sock`, which must be non-blocking; `protocol` is told of everything as by any transport.
+
+    `receive` is what bytes go to: the protocol's `data_received`, unless somebody knows a shorter way.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket, protocol: Any) -> None:
-        super().__init__({"socket": sock, "sockname": None})
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
         self._protocol = protocol
-        self._recv = sock.recv
+        self._recv_into = sock.recv_into
         self._send = sock.send
         self._unsent = bytearray()
         self._full = False
@@ -38,25 +40,26 @@ class SocketTransport(asyncio.Transport):
         self._closing = False
         self._eof_wanted = False
         self._lost = False
+        self.receive: Callable[[bytes], object] = protocol.data_received
         protocol.connection_made(self)
         self.resume_reading()
 
     def _readable(self) -> None:
         try:
-            data = self._recv(_READ)
+            size = self._recv_into(_ARRIVING)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as problem:
             self._lose(problem)
             return
-        if data:
-            self._protocol.data_received(data)
+        if size:
+            self.receive(bytes(_ARRIVING[:size]))
             return
         self.pause_reading()
         if not self._protocol.eof_received():
             self.close()
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Give `data` to the kernel; what it does not take waits here and the protocol is told to pause."""
         if self._unsent:
             self._unsent += data
@@ -107,9 +110,6 @@ class SocketTransport(asyncio.Transport):
             self._reading = True
             self._loop.add_reader(self._fd, self._readable)
 
-    def is_reading(self) -> bool:
-        return self._reading
-
     def is_closing(self) -> bool:
         return self._closing
 
@@ -135,14 +135,8 @@ class SocketTransport(asyncio.Transport):
         self._unsent.clear()
         self._loop.call_soon(self._lose, None)
 
-    def set_protocol(self, protocol: Any) -> None:
-        self._protocol = protocol
-
-    def get_protocol(self) -> Any:
-        return self._protocol
-
-    def get_write_buffer_size(self) -> int:
-        return len(self._unsent)
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._sock if name == "socket" else default
 
     def _shut(self) -> None:
         try:

@@ -1,4 +1,8 @@
-"""Reaching the PostgreSQL behind us: a session's own connection, and the short ones that carry a CancelRequest."""
+"""Reaching the PostgreSQL behind us: a session's own connection, and the short ones that carry a CancelRequest.
+
+What sslmode means is in `_ATTEMPTS`, after libpq (https://www.postgresql.org/docs/18/libpq-ssl.html): ways to be tried in turn.  The
+next one's turn comes where the handshake fails, or where the server refuses the StartupMessage before it asks for a login.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,107 @@ import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from thanoproxy.session.link import Link
-from thanoproxy.session.transport import SocketTransport
-from thanoproxy.wire.startup import Cancel
+from thanoproxy.session.leg import Leg
+from thanoproxy.session.tls import UpstreamTls
+from thanoproxy.wire.startup import SSL_REQUEST, Cancel, request
 
-__all__ = ["Upstream"]
+__all__ = ["Route", "Upstream"]
 
 _CANCEL_TIMEOUT = 10.0
+
+Way = Literal["plain", "tls", "either"]
+"""`either`: TLS, or plain if the server says that it has none."""
+
+_ATTEMPTS: dict[str, tuple[Way, ...]] = {
+    "disable": ("plain",),
+    "allow": ("plain", "tls"),
+    "prefer": ("either", "plain"),
+    "require": ("tls",),
+    "verify-ca": ("tls",),
+    "verify-full": ("tls",),
+}
+
+
+_NO_TLS = UpstreamTls()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a session reached its server.  Its CancelRequests go the same way, to the same address if the name has several."""
+
+    family: int
+    address: Any
+    tls: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where the server is; `path` is its unix socket, if it has one for us."""
+    """Where the server is; `path` is its unix socket, if it has one for us, which is never encrypted."""
 
     host: str
     port: int
     path: str | None = None
+    tls: UpstreamTls = _NO_TLS
 
-    async def connect(self, link: Link) -> None:
-        """Connect `link`.  Raises `OSError`."""
-        SocketTransport(asyncio.get_running_loop(), await self._open_socket(), link)
+    @property
+    def may_encrypt(self) -> bool:
+        return self._ways() != ("plain",)
 
-    async def _open_socket(self) -> socket.socket:
-        loop = asyncio.get_running_loop()
+    async def open(self, packet: bytes) -> tuple[Leg, Route]:
+        """A connection on which the StartupMessage `packet` was sent.  Raises `OSError`."""
+        ways = self._ways()
+        for way in ways[:-1]:
+            with contextlib.suppress(OSError):
+                leg, route = await self._begin(way, packet)
+                # After an N the connection is as plain as the next would be.
+                if (way == "either" and not leg.tls) or not await _refuses(leg):
+                    return leg, route
+        return await self._begin(ways[-1], packet)
+
+    async def _begin(self, way: Way, packet: bytes) -> tuple[Leg, Route]:
+        sock, address = await self._connect()
+        leg = Leg(sock)
+        try:
+            await self._encrypt(leg, way)
+            await leg.write(packet)
+        except BaseException:
+            leg.close()
+            raise
+        return leg, Route(sock.family, address, leg.tls)
+
+    async def cancel(self, cancel: Cancel, route: Route | None = None) -> None:
+        """Send a CancelRequest and return once the server has closed the connection, which says that it has signalled the backend."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_CANCEL_TIMEOUT):
+                await self._send_cancel(cancel.encode(), route)
+
+    async def _send_cancel(self, packet: bytes, route: Route | None) -> None:
+        if route is None:
+            sock, _ = await self._connect()
+            way = self._ways()[0]
+        else:
+            sock = await _connected(socket.socket(route.family), route.address)
+            way = "tls" if route.tls else "plain"
+        leg = Leg(sock)
+        try:
+            await self._encrypt(leg, way)
+            await leg.write(packet)
+            await leg.exactly(1)
+        finally:
+            leg.close()
+
+    def _ways(self) -> tuple[Way, ...]:
+        return ("plain",) if self.path is not None else _ATTEMPTS[self.tls.mode]
+
+    async def _connect(self) -> tuple[socket.socket, Any]:
+        """A socket connected to the first address that answers, and that address."""
         if self.path is not None:
-            return await _connected(socket.socket(socket.AF_UNIX), self.path)
+            return await _connected(socket.socket(socket.AF_UNIX), self.path), self.path
         problem: OSError | None = None
-        for family, kind, protocol, _, address in await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        addresses = await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses:
             try:
                 sock = await _connected(socket.socket(family, kind, protocol), address)
             except OSError as error:
@@ -42,23 +118,25 @@ class Upstream:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return sock
+            return sock, address
         raise problem or OSError(f"{self.host} has no address")
 
-    async def cancel(self, request: Cancel) -> None:
-        """Send a CancelRequest and return once the server has closed the connection, which says that it has signalled the backend."""
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_CANCEL_TIMEOUT):
-                await self._send_cancel(request.encode())
-
-    async def _send_cancel(self, packet: bytes) -> None:
-        opening = asyncio.open_unix_connection(self.path) if self.path is not None else asyncio.open_connection(self.host, self.port)
-        reader, writer = await opening
-        try:
-            writer.write(packet)
-            await reader.read()
-        finally:
-            writer.close()
+    async def _encrypt(self, leg: Leg, way: Way) -> None:
+        """SSLRequest and the handshake, where `way` wants them.  Raises `OSError`."""
+        if way == "plain":
+            return
+        assert self.tls.context is not None, "sslmode is not disable"
+        await leg.write(request(SSL_REQUEST))
+        answer = await leg.exactly(1)
+        if leg.waiting():
+            # Whatever it is, nobody has vouched for it (CVE-2021-23222); an error text least of all (CVE-2024-10977).
+            raise ConnectionError("the server answered SSLRequest with more than one byte")
+        if answer == b"S":
+            await leg.start_tls(self.tls.context, self.host)
+        elif answer != b"N":
+            raise ConnectionError("the server did not understand SSLRequest")
+        elif way == "tls":
+            raise ConnectionError(f"the server does not support TLS, which sslmode {self.tls.mode} needs")
 
 
 async def _connected(sock: socket.socket, address: Any) -> socket.socket:
@@ -69,3 +147,17 @@ async def _connected(sock: socket.socket, address: Any) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _refuses(leg: Leg) -> bool:
+    """Whether the server's first answer is an error; the leg is closed then, else the answer is still to be read."""
+    try:
+        kind = await leg.exactly(1)
+    except BaseException:
+        leg.close()
+        raise
+    if kind == b"E":
+        leg.close()
+        return True
+    leg.unread(kind)
+    return False

@@ -15,7 +15,7 @@ from thanoproxy.sql.tokens import Statement, Token, split_statements, tokenize
 from thanoproxy.statements import build_model, drop_model, list_models, predict
 from thanoproxy.statements.shapes import Rewrite, Shape
 
-__all__ = ["Part", "interesting", "recognise"]
+__all__ = ["MARKS", "Part", "begins_ours", "recognise"]
 
 STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Shape]] = {
     ("BUILD",): build_model.parse,
@@ -42,7 +42,9 @@ LATER: dict[tuple[str, ...], str] = {
 }
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
 
-_MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE")
+MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE")
+"""Every statement of ours holds one of these words: the bytes test that decides whether a text is looked at."""
+
 _BEFORE_NESTED = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "VERBOSE"})
 
 
@@ -53,15 +55,6 @@ class Part:
     start: int
     end: int
     shape: Shape | None
-
-
-def interesting(text: bytes) -> bool:
-    """The bytes test: whether `text` may hold a statement of ours.  Ordinary SQL pays this and no more (about 1 µs)."""
-    upper = text.upper()
-    for mark in _MARKS:  # noqa: SIM110 - any() would cost a generator on every query
-        if mark in upper:
-            return True
-    return False
 
 
 def recognise(text: str) -> list[Part] | None:

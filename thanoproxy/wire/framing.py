@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 
-__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Owed", "split_frames"]
+__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Owed", "holds", "split_frames"]
 
 HEADER = Struct("!BI")
-_LENGTH = Struct("!I").unpack_from
 
 LARGEST_TEXT = 1 << 20
 """Bytes: a Query or Parse longer than this is relayed without a look; nobody writes a BUILD MODEL of a megabyte, and a 200 MB INSERT
@@ -33,11 +32,14 @@ _LARGEST_STATUS = 1 << 16
 QUERY, PARSE, SYNC, FUNCTION_CALL = b"QPSF"
 COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE = b"cfdC"
 READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR = b"ZSGWK3E"
-_TEXTS = frozenset((QUERY, PARSE))
-_ASKING = frozenset((SYNC, FUNCTION_CALL))
-_COPY_ENDS = frozenset((COPY_DONE, COPY_FAIL))
-_READ = frozenset((READY, PARAMETER_STATUS, KEY_DATA))
-_COPIES = frozenset((COPY_IN, COPY_BOTH))
+
+def holds(text: bytes, marks: tuple[bytes, ...]) -> bool:
+    """Whether `text` contains one of `marks` (upper case) in any case: all that ordinary SQL pays for our statements."""
+    upper = text.upper()
+    for mark in marks:  # noqa: SIM110 - any() would cost a generator on every query
+        if upper.find(mark) >= 0:  # `in` first tries its operand as an integer, by way of an exception
+            return True
+    return False
 
 
 class Owed:
@@ -100,14 +102,14 @@ class Owed:
 
 
 class FrontendWalk:
-    """The client's messages.  `interesting(text)` is the bytes test on Query and Parse; `concerns(kind, data, start, end)` is asked
+    """The client's messages.  `marks` are for the bytes test on Query and Parse (`holds`); `concerns(kind, data, start, end)` is asked
     about every other message while statements of ours exist on this connection (None: they do not)."""
 
-    __slots__ = ("blind", "candidate", "concerns", "interesting", "owed", "skip")
+    __slots__ = ("blind", "candidate", "concerns", "marks", "owed", "skip")
 
-    def __init__(self, owed: Owed, interesting: Callable[[bytes], bool]) -> None:
+    def __init__(self, owed: Owed, marks: tuple[bytes, ...]) -> None:
         self.owed = owed
-        self.interesting = interesting
+        self.marks = marks
         self.concerns: Callable[[int, bytes, int, int], bool] | None = None
         self.skip = 0
         self.candidate = False
@@ -123,25 +125,25 @@ class FrontendWalk:
         owed = self.owed
         while size - pos >= 5:
             kind = data[pos]
-            (length,) = _LENGTH(data, pos + 1)
+            length = data[pos + 1] << 24 | data[pos + 2] << 16 | data[pos + 3] << 8 | data[pos + 4]
             if length < 4:
                 self.blind = True
                 return size
             end = pos + 1 + length
-            if kind in _TEXTS:
+            if kind in (QUERY, PARSE):
                 if length <= LARGEST_TEXT:
                     if end > size:
                         break
-                    if self.interesting(data[pos + 5 : end]) or (self.concerns and self.concerns(kind, data, pos + 5, end)):
+                    if holds(data[pos + 5 : end], self.marks) or (self.concerns and self.concerns(kind, data, pos + 5, end)):
                         self.candidate = True
                         break
                 if kind == QUERY:
                     owed.ask(kind)
                 else:
                     owed.unsynced += 1
-            elif kind in _ASKING:
+            elif kind in (SYNC, FUNCTION_CALL):
                 owed.ask(kind)
-            elif kind in _COPY_ENDS:
+            elif kind in (COPY_DONE, COPY_FAIL):
                 owed.end_copy()
             elif kind != COPY_DATA:
                 if self.concerns is not None:
@@ -184,13 +186,13 @@ class BackendWalk:
             return size
         while size - pos >= 5:
             kind = data[pos]
-            (length,) = _LENGTH(data, pos + 1)
+            length = data[pos + 1] << 24 | data[pos + 2] << 16 | data[pos + 3] << 8 | data[pos + 4]
             end = pos + 1 + length
-            if kind in _READ:
+            if kind in (READY, PARAMETER_STATUS, KEY_DATA):
                 if end > size and length <= _LARGEST_STATUS:
                     break
                 self.note(kind, data[pos + 5 : end])
-            elif kind in _COPIES:
+            elif kind in (COPY_IN, COPY_BOTH):
                 self.owed.copying()
             elif kind == CLOSE_COMPLETE:
                 self.owed.closes_done += 1

@@ -16,7 +16,7 @@ __all__ = [
     "Startup",
     "packet_size",
     "read_packet",
-    "ssl_request",
+    "request",
 ]
 
 _HEAD = Struct("!II")
@@ -82,5 +82,6 @@ def _parameters(packet: bytes) -> dict[bytes, bytes]:
     return {name: value for name, value in pairs if name}
 
 
-def ssl_request() -> bytes:
-    return _HEAD.pack(8, SSL_REQUEST)
+def request(code: int) -> bytes:
+    """The packet of SSL_REQUEST or GSSENC_REQUEST."""
+    return _HEAD.pack(8, code)

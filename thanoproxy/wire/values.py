@@ -70,8 +70,13 @@ def _array(items: Sequence[bytes], format_: int) -> bytes:
     if format_ == 1:
         head = _ARRAY_HEAD.pack(1, 0, TEXT, len(items), 1) if items else _ARRAY_HEAD.pack(0, 0, TEXT, 0, 0)[:12]
         return head + b"".join(_I32.pack(len(item)) + item for item in items)
-    quoted = (b'"' + item.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"' for item in items)
+    quoted = (item if _plain(item) else b'"' + item.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"' for item in items)
     return b"{" + b",".join(quoted) + b"}"
+
+
+def _plain(item: bytes) -> bool:
+    """Whether array_out writes `item` without quotes."""
+    return bool(item) and item.upper() != b"NULL" and not any(byte in b'{},"\\ \t\n\r\v\f' for byte in item)
 
 
 def bytea(value: bytes, format_: int) -> bytes:

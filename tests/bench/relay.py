@@ -1,0 +1,285 @@
+"""What the proxy costs ordinary SQL, beside PgBouncer in session mode and a direct connection, in one interleaved run.
+
+    python -m tests.bench.relay [--seconds S] [--rounds N]
+
+CPU per query of the proxy's process is the steadier figure on a noisy machine; throughput is taken as the median over rounds of the
+ratio of neighbours in time.  The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import psycopg
+
+from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
+
+MODES = ("simple", "extended", "prepared")
+CLIENTS = (1, 8, 32)
+COPY_ROWS = 2_000_000
+IDLE = 500
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Target:
+    """Something to connect to; `pid` is the process whose CPU and memory count."""
+
+    name: str
+    port: int
+    pid: int | None
+    tps: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    p99: dict[str, list[float]] = field(default_factory=dict)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def resident_kb(pid: int) -> int:
+    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None, "Linux says how much memory a process has"
+    return int(match[1])
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args} ended with {process.returncode}")
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+@contextmanager
+def child(command: list[str], port: int, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+    try:
+        wait_for_port(port, process)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def find(program: str, package: str) -> str:
+    found = shutil.which(program) or shutil.which(f"/usr/sbin/{program}")
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-y", "-qq", package], check=False, stdout=subprocess.DEVNULL)
+        found = shutil.which(program) or shutil.which(f"/usr/sbin/{program}")
+    if found is None:
+        raise SystemExit(f"{program} is missing: install the package {package}")
+    return found
+
+
+@contextmanager
+def pgbouncer(postgres: EmbeddedPostgres) -> Iterator[Target]:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="thanoproxy-bench-") as folder:
+        os.chmod(folder, 0o755)
+        users = Path(folder, "users.txt")
+        users.write_text(f'"postgres" "{postgres.password}"\n')
+        settings = Path(folder, "pgbouncer.ini")
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port={port}\n"
+            f"auth_type=scram-sha-256\nauth_file={users}\npool_mode=session\nmax_client_conn=5000\ndefault_pool_size=2000\n"
+            "ignore_startup_parameters=extra_float_digits\nunix_socket_dir=\n"
+        )
+        command = [find("pgbouncer", "pgbouncer"), str(settings)]
+        options = {"user": "nobody", "group": "nogroup", "extra_groups": ()} if os.geteuid() == 0 else {}
+        with child(command, port, **options) as process:
+            yield Target("pgbouncer", port, process.pid)
+
+
+@contextmanager
+def thanoproxy(postgres: EmbeddedPostgres) -> Iterator[Target]:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="thanoproxy-bench-") as folder:
+        environment = {**os.environ, "THANOPROXY_ARTIFACTS__URL": Path(folder).as_uri()}
+        command = [sys.executable, "-m", "thanoproxy", "serve", "--listen", f"127.0.0.1:{port}", "--upstream", postgres.url]
+        with child(command, port, env=environment) as process:
+            yield Target("thanoproxy", port, process.pid)
+
+
+def pgbench(postgres: EmbeddedPostgres, target: Target, mode: str, clients: int, seconds: float) -> tuple[int, float]:
+    """Transactions and transactions per second of `pgbench -S`."""
+    command = [find("pgbench", "postgresql-contrib"), "-h", "127.0.0.1", "-p", str(target.port), "-U", "postgres", "-n", "-S"]
+    command += ["-M", mode, "-c", str(clients), "-j", "1", "-T", f"{seconds:g}", "-r", "postgres"]
+    environment = {**os.environ, "PGPASSWORD": postgres.password}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
+    processed = re.search(r"actually processed: (\d+)", output)
+    tps = re.search(r"tps = ([\d.]+)", output)
+    assert processed is not None, output
+    assert tps is not None, output
+    return int(processed[1]), float(tps[1])
+
+
+def measure_queries(postgres: EmbeddedPostgres, targets: list[Target], seconds: int, rounds: int) -> None:
+    print(f"{'':14}{'':>12}{'tps':>10}{'CPU us/query':>14}")
+    for mode in MODES:
+        for clients in CLIENTS:
+            key = f"{mode}_c{clients}"
+            for _ in range(rounds):
+                for target in targets:
+                    before = cpu_seconds(target.pid) if target.pid else 0.0
+                    count, tps = pgbench(postgres, target, mode, clients, seconds)
+                    target.tps.setdefault(key, []).append(tps)
+                    if target.pid:
+                        target.cpu.setdefault(key, []).append((cpu_seconds(target.pid) - before) / count * 1e6)
+            for target in targets:
+                cpu = f"{statistics.median(target.cpu[key]):14.1f}" if target.pid else ""
+                print(f"{key:14}{target.name:>12}{statistics.median(target.tps[key]):10.0f}{cpu}", flush=True)
+
+
+async def latencies(url: str, count: int) -> list[float]:
+    connection = await asyncpg.connect(url)
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        await connection.fetchval("SELECT 1")
+        taken.append((time.perf_counter() - start) * 1e6)
+    await connection.close()
+    return sorted(taken)
+
+
+def timed(work: Callable[[], float]) -> float:
+    """What `work` returns, per second."""
+    start = time.perf_counter()
+    done = work()
+    return done / (time.perf_counter() - start)
+
+
+def copy_out(url: str) -> float:
+    with psycopg.connect(url) as connection, connection.cursor().copy("COPY wide TO STDOUT") as copy:
+        return sum(len(block) for block in copy) / 1e6
+
+
+def select_all(url: str) -> float:
+    with psycopg.connect(url) as connection, connection.cursor(name="wide") as cursor:
+        cursor.itersize = 50_000
+        rows = sum(1 for _ in cursor.execute("SELECT * FROM wide LIMIT 300000"))
+    return rows * 100 / 1e6
+
+
+def connections(url: str) -> float:
+    for _ in range(100):
+        psycopg.connect(url).close()
+    return 100.0
+
+
+def measure_rates(targets: list[Target], url: Callable[[Target], str], rounds: int) -> None:
+    works = {"copy_mb_s": copy_out, "select_mb_s": select_all, "connections_s": connections}
+    for name, work in works.items():
+        for _ in range(rounds):
+            for target in targets:
+                target.rates.setdefault(name, []).append(timed(lambda work=work, target=target: work(url(target))))  # type: ignore[misc]
+        shown = ", ".join(f"{target.name} {statistics.median(target.rates[name]):.0f}" for target in targets)
+        print(f"{name:14}{shown}", flush=True)
+
+
+def idle_kb(target: Target, url: str, limit: int) -> float:
+    """Resident memory of the proxy for each idle connection."""
+    assert target.pid is not None, "a proxy has a process"
+    with ExitStack() as stack:
+        stack.enter_context(psycopg.connect(url))
+        before = resident_kb(target.pid)
+        for _ in range(limit):
+            stack.enter_context(psycopg.connect(url))
+        return (resident_kb(target.pid) - before) / limit
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def ratios(mine: dict[str, list[float]], other: dict[str, list[float]]) -> dict[str, float]:
+    """Median over rounds of the ratio of neighbours."""
+    return {key: round(statistics.median(a / b for a, b in zip(values, other[key], strict=True)), 3) for key, values in mine.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=3, help="of each pgbench run")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_directory("thanoproxy-bench-"))
+        postgres = stack.enter_context(EmbeddedPostgres(folder / "pg", durable=False, copy_binaries=True))
+        with psycopg.connect(postgres.url, autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET max_connections = 700")
+            version = connection.info.server_version
+        postgres.stop()
+        postgres.start()
+        direct = Target("direct", postgres.port, None)
+        bouncer = stack.enter_context(pgbouncer(postgres))
+        ours = stack.enter_context(thanoproxy(postgres))
+        targets = [direct, bouncer, ours]
+        prepare(postgres)
+        print(f"PostgreSQL {version}, {os.cpu_count()} cores, {options.rounds} rounds of {options.seconds} s")
+        measure_queries(postgres, targets, options.seconds, options.rounds)
+
+        def url(target: Target) -> str:
+            return postgres.client_url("127.0.0.1", target.port).split("?")[0].replace("postgres@", f"postgres:{postgres.password}@")
+
+        measure_rates(targets, url, options.rounds)
+        for target in targets:
+            taken = asyncio.run(latencies(url(target), 3000))
+            print(f"{target.name}: p50 {taken[len(taken) // 2]:.0f} us, p99 {taken[len(taken) * 99 // 100]:.0f} us")
+        report(direct, bouncer, ours, idle_kb(ours, url(ours), IDLE))
+
+
+def prepare(postgres: EmbeddedPostgres) -> None:
+    command = [find("pgbench", "postgresql-contrib"), "-h", "127.0.0.1", "-p", str(postgres.port), "-U", "postgres", "-i", "-q", "-s", "5"]
+    environment = {**os.environ, "PGPASSWORD": postgres.password}
+    subprocess.run([*command, "postgres"], env=environment, check=True, capture_output=True, timeout=120)
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE wide AS SELECT g, repeat('x', 90) AS x FROM generate_series(1, {COPY_ROWS}) g")
+
+
+def report(direct: Target, bouncer: Target, ours: Target, idle: float) -> None:
+    versus = ratios(ours.tps, bouncer.tps)
+    print(
+        json.dumps(
+            {
+                "bench": "relay",
+                "ratio_vs_pgbouncer": {"geomean": round(geometric_mean(list(versus.values())), 3), **versus},
+                "ratio_vs_direct": ratios(ours.tps, direct.tps),
+                "cpu_ratio_vs_pgbouncer": round(geometric_mean(list(ratios(ours.cpu, bouncer.cpu).values())), 3),
+                "copy_ratio_vs_pgbouncer": ratios(ours.rates, bouncer.rates)["copy_mb_s"],
+                "rates_vs_pgbouncer": ratios(ours.rates, bouncer.rates),
+                "idle_kb_per_connection": round(idle, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

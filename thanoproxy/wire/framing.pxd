@@ -1,0 +1,53 @@
+# Types for Cython; the source is framing.py, which does not know of this file.
+cimport cython
+
+cdef int QUERY, PARSE, SYNC, FUNCTION_CALL, COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE
+cdef int READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR
+
+@cython.locals(upper=bytes, mark=bytes)
+cpdef bint holds(bytes text, tuple marks)
+
+cdef class Owed:
+    cdef public bytearray ready
+    cdef public Py_ssize_t unsynced
+    cdef public Py_ssize_t closes
+    cdef public Py_ssize_t closes_done
+    cdef public bint failed
+    cdef public bint in_copy
+
+    cpdef ask(self, int kind)
+    cpdef answered(self)
+    cpdef end_copy(self)
+
+cdef class FrontendWalk:
+    cdef public Owed owed
+    cdef public tuple marks
+    cdef public object concerns
+    cdef public Py_ssize_t skip
+    cdef public bint candidate
+    cdef public bint blind
+
+    @cython.locals(size=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t, kind=int, owed=Owed)
+    cpdef Py_ssize_t walk(self, bytes data) except -1
+
+cdef class BackendWalk:
+    cdef public Owed owed
+    cdef public object on_parameter
+    cdef public object on_key_data
+    cdef public Py_ssize_t skip
+    cdef public int status
+    cdef public bint candidate
+    cdef public bint blind
+
+    @cython.locals(size=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t, kind=int)
+    cpdef Py_ssize_t walk(self, bytes data) except -1
+    cpdef note(self, int kind, bytes body)
+
+cdef class Flow:
+    cdef public object walk
+    cdef public object stopped
+    cdef public bytes rest
+    cdef public object write
+
+    @cython.locals(going=Py_ssize_t)
+    cpdef receive(self, bytes data)
