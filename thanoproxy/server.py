@@ -198,7 +198,7 @@ class Server:
             upstream.close()
             raise
         self._sessions.add(relay)
-        encrypted = [transport for transport in (leg.transport, upstream.transport) if transport is not None]
+        encrypted = tuple(transport for transport in (leg.transport, upstream.transport) if transport is not None)
         relay.closed.add_done_callback(lambda _: self._forget(relay, encrypted))
         upstream.attach(relay.upstream)
         leg.attach(relay.client)
@@ -209,7 +209,7 @@ class Server:
     def _remember(self, relay: Relay) -> None:
         self._keys[relay.identity.backend_pid, relay.identity.key] = relay
 
-    def _forget(self, relay: Relay, encrypted: list[asyncio.Transport]) -> None:
+    def _forget(self, relay: Relay, encrypted: tuple[asyncio.Transport, ...]) -> None:
         self._farewells.add(*encrypted)
         self._sessions.discard(relay)
         self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)

@@ -9,10 +9,13 @@ ever: such a client belongs in a process of its own, as Java, node and psql are 
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -59,3 +62,18 @@ def run_client(command: list[str], *, stdin: str = "", env: dict[str, str] | Non
     return subprocess.run(
         command, input=stdin, capture_output=True, text=True, check=False, timeout=100, encoding="utf-8", env=inherited | (env or {})
     )
+
+
+def run_node(program: str, url: str, *, packages: list[str]) -> dict[str, Any]:
+    """Run a JavaScript program of this folder, and return the JSON object that it prints."""
+    if shutil.which("node") is None:
+        pytest.skip("there is no node")
+    modules = NODE_PACKAGES / "node_modules"
+    missing = [name for name in packages if not (modules / name).is_dir()]
+    if missing:
+        pytest.skip(f"not in {modules}: {', '.join(missing)} (tests/clients/install.sh)")
+    done = run_client(["node", str(Path(__file__).with_name(program)), url], env={"NODE_PATH": str(modules)})
+    assert done.returncode == 0, done.stderr
+    observed = json.loads(done.stdout)
+    assert isinstance(observed, dict)
+    return observed

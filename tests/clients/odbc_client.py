@@ -72,6 +72,15 @@ def observations(connection: pyodbc.Connection, model: str) -> Iterator[tuple[st
     cursor.execute("SELECT 1")
     yield "after errors", cursor.fetchone()[0]
 
+    cursor.execute("CREATE TEMP TABLE t (a int)")
+    yield "within", state_of(cursor, "PREDICT USING nobody AS SELECT * FROM pictures")
+    yield "gone on", [state_of(cursor, "SELECT 1"), state_of(cursor, "SELECT * FROM t")]
+    connection.rollback()
+    cursor.execute("CREATE TEMP TABLE t (a int)")
+    state_of(cursor, "SELECT nothing FROM pictures")
+    yield "gone on after an ordinary error", [state_of(cursor, "SELECT 1"), state_of(cursor, "SELECT * FROM t")]
+    connection.rollback()
+
     cursor.execute(f"DROP MODEL {model}")
     connection.commit()
     yield "dropped twice", state_of(cursor, f"DROP MODEL {model}")

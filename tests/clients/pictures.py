@@ -16,10 +16,7 @@ RESULT = ["name", "version", "classes", "images", "validation_accuracy", "second
 
 def build(name: str) -> str:
     """A BUILD MODEL of one epoch on the pictures, which takes about a second."""
-    return (
-        f"BUILD MODEL {name} USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32, epochs=1) "
-        "AS SELECT image, label FROM pictures"
-    )
+    return f"BUILD MODEL {name} USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32, epochs=1) AS SELECT image, label FROM pictures"
 
 
 def shows_an_epoch(notices: Iterable[str]) -> bool:

@@ -33,6 +33,11 @@ def without_copy(connection: Any) -> Iterator[Any]:
         yield opened
 
 
+def rows(cursor: Any, statement: str) -> list[tuple[object, ...]]:
+    cursor.execute(statement)
+    return list(cursor.fetchall())
+
+
 class TestOrdinarySQL:
     def test_types(self, cursor: Any) -> None:
         cursor.execute("SELECT 7::int8 AS a, 'Grüße 😀' AS b, true AS c, NULL::date AS d, ARRAY[1, NULL, 3] AS e, '\\xbeef'::bytea AS f")
@@ -77,8 +82,7 @@ class TestModels:
 
     def test_predict_by_copy_is_refused_for_now(self, connection: Any, cursor: Any) -> None:
         with pytest.raises(dbapi.Error) as caught:
-            cursor.execute(PREDICT)
-            cursor.fetchall()
+            rows(cursor, PREDICT)
         assert caught.value.sqlstate == "0A000"
         connection.rollback()
         cursor.execute("SELECT 1")
@@ -86,8 +90,7 @@ class TestModels:
 
     def test_a_failure_and_going_on(self, connection: Any, without_copy: Any, predicted: Predicted) -> None:
         with pytest.raises(dbapi.Error) as caught:
-            without_copy.execute("PREDICT USING colours AS SELECT 'gone.png' AS image")
-            without_copy.fetchall()
+            rows(without_copy, "PREDICT USING colours AS SELECT 'gone.png' AS image")
         assert caught.value.sqlstate == "58P01"
         connection.rollback()
         without_copy.execute(PREDICT)

@@ -108,9 +108,9 @@ class TestModels:
             pytest.skip("pgjdbc describes nothing in this mode")
         assert (seen["described"], seen["parameters"]) == (DESCRIBED, "text int4")
 
-    def test_a_statement_that_becomes_named_and_binary(self, seen: Seen, mode: str, predicted: Predicted) -> None:
+    def test_a_statement_that_becomes_named_and_binary(self, seen: Seen, predicted: Predicted) -> None:
         assert seen["prepared"] == listed(shown(predicted))
-        assert (seen["named"], seen["as int"]) == ("false" if mode == "simple" else "true", "0")
+        assert (seen["named"], seen["as int"]) == ("true", "0")
 
     def test_rows_in_parts(self, seen: Seen, predicted: Predicted) -> None:
         assert seen["fetched"] == listed(shown(predicted))

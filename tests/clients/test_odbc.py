@@ -19,6 +19,7 @@ SETTINGS = {
     "default": "",
     "client_side": "UseServerSidePrepare=0",
     "declare_fetch": "UseDeclareFetch=1;Fetch=10",
+    "rollback_statement": "Protocol=7.4-2",
     "rollback_transaction": "Protocol=7.4-1",
     "rollback_nothing": "Protocol=7.4-0",
 }
@@ -61,7 +62,7 @@ def test_ordinary_sql(seen: Seen) -> None:
 
 
 def test_a_rollback(seen: Seen) -> None:
-    assert (seen["sum"], seen["after the rollback"]) == (1225, "42S02")
+    assert (seen["sum"], seen["after the rollback"]) == (1225, "42P01")
 
 
 def test_build(seen: Seen) -> None:
@@ -83,3 +84,10 @@ def test_parameters(seen: Seen, predicted: Predicted) -> None:
 def test_failures_and_going_on(seen: Seen) -> None:
     assert (seen["unknown model"], seen["missing image"], seen["after errors"]) == ("42704", "58P01", 1)
     assert (seen["failure in autocommit"], seen["usable"]) == ("42704", "usable")
+
+
+def test_a_failure_in_a_transaction(seen: Seen) -> None:
+    """As with any error: the driver takes back the statement (by a savepoint), the transaction, or nothing."""
+    assert seen["within"] == "42704"
+    assert seen["gone on"] == seen["gone on after an ordinary error"]
+    assert seen["gone on"][0] == ("25P02" if seen["model"] == "by_odbc_rollback_nothing" else "no error")

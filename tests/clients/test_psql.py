@@ -78,7 +78,9 @@ class TestOrdinarySQL:
         assert 'ERROR:  column "nothing" does not exist' in done.stderr
 
     def test_types(self, psql: Psql) -> None:
-        script = r"""SELECT 1.50::numeric, true, '{1,NULL,3}'::int[], '\xbeef'::bytea, 'infinity'::float8, 'Grüße 😀', NULL, '1d'::interval"""
+        script = (
+            r"""SELECT 1.50::numeric, true, '{1,NULL,3}'::int[], '\xbeef'::bytea, 'infinity'::float8, 'Grüße 😀', NULL, '1d'::interval"""
+        )
         assert lines(psql(script)) == [r"1.50|t|{1,NULL,3}|\xbeef|Infinity|Grüße 😀||1 day"]
 
     def test_a_single_transaction_fails_as_one(self, psql: Psql) -> None:

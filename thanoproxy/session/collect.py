@@ -81,10 +81,11 @@ class TrainingRun:
 
 def progress_text(progress: jobs.Progress) -> str:
     """The line a client reads while it waits."""
-    parts = [
-        f"{progress.phase}: {progress.images_done}/{progress.images_total} images",
-        f"{progress.images_per_second:.1f} images/s",
-    ]
+    parts = [progress.phase]
+    if progress.images_total:
+        parts = [f"{progress.phase}: {progress.images_done}/{progress.images_total} images"]
+    if progress.images_per_second:
+        parts.append(f"{progress.images_per_second:.1f} images/s")
     epoch = progress.epoch
     if epoch is not None:
         parts.insert(0, f"epoch {epoch.epoch}")

@@ -55,7 +55,11 @@ class Leg:
         if len(head) == size:
             return head
         if self._reader is not None:
-            return head + await self._reader.take(size - len(head))
+            try:
+                return head + await self._reader.take(size - len(head))
+            except ConnectionError:
+                self.unread(head)
+                raise
         parts = bytearray(head)
         while len(parts) < size:
             part = await asyncio.get_running_loop().sock_recv(self._sock, size - len(parts))
@@ -71,7 +75,11 @@ class Leg:
         if not 4 <= length <= limit:
             self.unread(head)
             raise TooLong
-        return head[0], await self.exactly(length - 4)
+        try:
+            return head[0], await self.exactly(length - 4)
+        except ConnectionError:
+            self.unread(head)
+            raise
 
     def unread(self, data: bytes) -> None:
         """Put back what was read too early; it is read again, or goes to the session."""

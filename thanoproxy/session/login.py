@@ -37,11 +37,19 @@ async def relay_login(client: Leg, upstream: Leg) -> None:
     """Let the client log in at the server: nothing is to be done but where the server's leg alone is encrypted."""
     if client.tls or not upstream.tls:
         return
-    kind, body = await _first_answer(client, upstream)
-    if kind == _AUTHENTICATION and _code(body) == _SASL:
-        names = [name for name in _mechanisms(body) if name != PLUS]
-        body = _SASL.to_bytes(4, "big") + b"".join(name + b"\0" for name in names) + b"\0"
-    upstream.unread(message(bytes([kind]), body))
+    passed = b""
+    while True:
+        try:
+            kind, body = await upstream.message(_LARGEST_ANSWER)
+        except (TooLong, OSError):
+            break  # a goodbye in the protocol of 1998, or none: the client shall see it as it is
+        if kind == _AUTHENTICATION and _code(body) == _SASL:
+            names = [name for name in _mechanisms(body) if name != PLUS]
+            body = _SASL.to_bytes(4, "big") + b"".join(name + b"\0" for name in names) + b"\0"
+        passed += message(bytes([kind]), body)
+        if kind not in (_NOTICE, _NEGOTIATE):
+            break
+    upstream.unread(passed)
 
 
 async def scram_login(client: Leg, upstream: Leg, startup: Startup, verifiers: Verifiers, certificate: bytes | None) -> None:
@@ -49,7 +57,10 @@ async def scram_login(client: Leg, upstream: Leg, startup: Startup, verifiers: V
 
     `certificate` is the hash of the certificate that the client saw.  Raises `Refused`, or `OSError` where the client hangs up.
     """
-    kind, body = await _first_answer(client, upstream)
+    try:
+        kind, body = await _answer(client, upstream)
+    except UpstreamUnavailable as error:
+        raise refusal(error) from None
     if kind != _AUTHENTICATION:
         upstream.unread(message(bytes([kind]), body))
         return
@@ -115,13 +126,6 @@ async def _initiate(client: Leg, upstream: Leg, initiator: Initiator, mechanisms
     if kind == _AUTHENTICATION:
         _expect(body, _OK)
     return kind, body
-
-
-async def _first_answer(client: Leg, upstream: Leg) -> tuple[int, bytes]:
-    try:
-        return await _answer(client, upstream)
-    except UpstreamUnavailable as error:
-        raise refusal(error) from None
 
 
 async def _answer(client: Leg, upstream: Leg) -> tuple[int, bytes]:

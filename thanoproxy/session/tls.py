@@ -52,8 +52,11 @@ def server_tls(settings: config.Tls) -> ServerTls | None:
     if settings.client_ca is not None:
         _load_roots(context, settings.client_ca, "tls.client_ca")
         context.verify_mode = ssl.CERT_REQUIRED
-    leaf = ssl.PEM_cert_to_DER_cert(_first_certificate(settings.certificate))
-    return ServerTls(context, settings.mode == "require", end_point(leaf))
+    try:
+        leaf = end_point(ssl.PEM_cert_to_DER_cert(_first_certificate(settings.certificate)))
+    except (OSError, ValueError) as problem:
+        raise ConfigurationError(f"tls.certificate: cannot use {settings.certificate}: {_reason(problem)}") from problem
+    return ServerTls(context, settings.mode == "require", leaf)
 
 
 def upstream_tls(options: Mapping[str, str]) -> UpstreamTls:

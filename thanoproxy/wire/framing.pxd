@@ -19,24 +19,27 @@ cdef class Owed:
     cpdef answered(self)
     cpdef end_copy(self)
 
-cdef class FrontendWalk:
+cdef class Walk:
+    cdef public bint candidate
+
+    cpdef Py_ssize_t walk(self, bytes data) except -1
+
+cdef class FrontendWalk(Walk):
     cdef public Owed owed
     cdef public tuple marks
     cdef public object concerns
     cdef public Py_ssize_t skip
-    cdef public bint candidate
     cdef public bint blind
 
     @cython.locals(size=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t, kind=int, owed=Owed)
     cpdef Py_ssize_t walk(self, bytes data) except -1
 
-cdef class BackendWalk:
+cdef class BackendWalk(Walk):
     cdef public Owed owed
     cdef public object on_parameter
     cdef public object on_key_data
     cdef public Py_ssize_t skip
     cdef public int status
-    cdef public bint candidate
     cdef public bint blind
 
     @cython.locals(size=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t, kind=int)
@@ -44,7 +47,7 @@ cdef class BackendWalk:
     cpdef note(self, int kind, bytes body)
 
 cdef class Flow:
-    cdef public object walk
+    cdef public Walk walk
     cdef public object stopped
     cdef public bytes rest
     cdef public object write

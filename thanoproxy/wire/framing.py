@@ -101,11 +101,21 @@ class Owed:
         self.in_copy = not ended
 
 
-class FrontendWalk:
+class Walk:
+    """One direction's messages.  `candidate` says that the walk stands before a whole message to attend to."""
+
+    __slots__ = ("candidate",)
+
+    def walk(self, data: bytes) -> int:
+        """How many of `data`'s bytes may go on now."""
+        raise NotImplementedError
+
+
+class FrontendWalk(Walk):
     """The client's messages.  `marks` are for the bytes test on Query and Parse (`holds`); `concerns(kind, data, start, end)` is asked
     about every other message while statements of ours exist on this connection (None: they do not)."""
 
-    __slots__ = ("blind", "candidate", "concerns", "marks", "owed", "skip")
+    __slots__ = ("blind", "concerns", "marks", "owed", "skip")
 
     def __init__(self, owed: Owed, marks: tuple[bytes, ...]) -> None:
         self.owed = owed
@@ -163,10 +173,10 @@ class FrontendWalk:
         return pos
 
 
-class BackendWalk:
+class BackendWalk(Walk):
     """The server's messages.  `status` is the last ReadyForQuery's byte (0 before the first)."""
 
-    __slots__ = ("blind", "candidate", "on_key_data", "on_parameter", "owed", "skip", "status")
+    __slots__ = ("blind", "on_key_data", "on_parameter", "owed", "skip", "status")
 
     def __init__(self, owed: Owed, on_parameter: Callable[[bytes], None], on_key_data: Callable[[bytes], None]) -> None:
         self.owed = owed
@@ -228,7 +238,7 @@ class Flow:
 
     __slots__ = ("rest", "stopped", "walk", "write")
 
-    def __init__(self, walk: FrontendWalk | BackendWalk, stopped: Callable[[], None]) -> None:
+    def __init__(self, walk: Walk, stopped: Callable[[], None]) -> None:
         self.walk = walk
         self.stopped = stopped
         self.rest = b""
