@@ -35,7 +35,6 @@ def test_defaults() -> None:
     settings = load()
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 7432)
     assert settings.images.roots == settings.weights.roots == ()
-    assert settings.images.max_bytes == 64 * 1024**2
     assert settings.weights.download is False
     assert (settings.workers.pool, settings.workers.devices) == ("local", "auto")
 
@@ -111,7 +110,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPat
         ("[server]\nprt = 1", "server.prt: there is no such setting"),
         ("server = 3", "server: "),
         ("[upstream]\nurl = 'postgresql://u:geheim@h'\nembedded = '/x'", "upstream: url and embedded exclude each other"),
-        ("[images]\nmax_bytes = 1\nmax_pixels = 1", "and 1 more"),
+        ("[server]\nport = -1\nlogin_timeout = 0", "and 1 more"),
     ],
 )
 def test_a_wrong_file(toml: Callable[[str], Path], text: str, message: str) -> None:

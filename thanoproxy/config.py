@@ -89,7 +89,6 @@ class Server(Section):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 or :: for every interface")
     port: int = Field(default=7432, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
-    fronts: int = Field(default=1, ge=1, le=64, description="front processes that share the port")
     login_timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds a client may take to log in")
     max_arriving: int = Field(
         default=512, ge=1, le=65536, description="connections that may be on their way in at once; the next ones wait"
@@ -224,11 +223,9 @@ class Upstream(Section):
 
 
 class Images(Section):
-    """Where image files may lie, and how large one may be."""
+    """Where image files may lie."""
 
     roots: Folders = Field(default=(), description="folders that image paths are looked up in, in this order; no other file is read")
-    max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=2**31 - 1, description="largest encoded image, in bytes")
-    max_pixels: int = Field(default=64_000_000, ge=1024, le=2**31 - 1, description="largest decoded image, in pixels")
 
 
 class Weights(Section):

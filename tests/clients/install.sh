@@ -28,7 +28,8 @@ from_npm() {
   [[ -d $folder/node_modules/pg && -d $folder/node_modules/pg-cursor && -d $folder/node_modules/postgres ]] && return
   command -v npm >/dev/null || { left_out "pg, postgres (no npm)"; return; }
   mkdir -p "$folder"
-  timeout "$patience" npm install --prefix "$folder" --silent --no-audit --no-fund --no-save pg@8 pg-cursor@2 postgres@3 >/dev/null 2>&1 ||
+  local quiet=(--silent --no-audit --no-fund --no-save --fetch-retries=1 --fetch-timeout=20000 --fetch-retry-mintimeout=1000)
+  timeout "$patience" npm install --prefix "$folder" "${quiet[@]}" pg@8 pg-cursor@2 postgres@3 >/dev/null 2>&1 ||
     left_out "pg, postgres (npm install failed)"
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import psycopg
@@ -105,3 +106,33 @@ def test_without_the_schema(proxy: object, empty_database: object) -> None:
             with pytest.raises(psycopg.errors.InvalidSchemaName) as caught:
                 connection.execute(statement)
             assert "thanoproxy init" in (caught.value.diag.message_hint or "")
+
+
+def test_a_damaged_artifact(proxy: object, connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Weights that are not what their name says are refused, and nothing else is affected."""
+    connection.execute(BUILD.format(", seed=11", ROWS).replace("MODEL m ", "MODEL fragile "))
+    row = connection.execute("SELECT artifact FROM thanosql.model_version WHERE name = 'fragile'").fetchone()
+    assert row is not None
+    folder = proxy.server.settings.artifacts.folder  # type: ignore[attr-defined]
+    manifest = json.loads((folder / "manifests" / f"{row[0]}.json").read_text())
+    (weights,) = [path for path in (folder / "weights").iterdir() if path.stem in json.dumps(manifest)]
+    content = weights.read_bytes()
+    weights.chmod(0o600)
+    weights.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
+    with pytest.raises(psycopg.errors.DataCorrupted):
+        connection.execute("PREDICT USING fragile AS TABLE pictures")
+    assert len(connection.execute("PREDICT USING colours AS TABLE pictures").fetchall()) == 24
+    weights.write_bytes(content)
+    assert len(connection.execute("PREDICT USING fragile AS TABLE pictures").fetchall()) == 24
+
+
+def test_a_row_that_names_another_models_weights(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Users may write catalogue rows; without the proxy's seal such a row is worth nothing."""
+    connection.execute(BUILD.format(", seed=12", ROWS).replace("MODEL m ", "MODEL sealed "))
+    connection.execute(
+        "ALTER TABLE thanosql.model_version DISABLE TRIGGER USER; "
+        "UPDATE thanosql.model_version SET artifact = (SELECT artifact FROM thanosql.model_version WHERE name = 'colours') "
+        "WHERE name = 'sealed'"
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="seal"):
+        connection.execute("PREDICT USING sealed AS TABLE pictures")

@@ -21,6 +21,7 @@ from thanoproxy.workers.pool import Pool
 __all__ = ["RowStream"]
 
 _FIRST_BATCH, _LARGEST_BATCH = 8, 64
+_BATCH_BYTES = 32 << 20
 _INTERACTIVE_ROWS = 64
 _IN_FLIGHT = 4
 _WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
@@ -92,12 +93,15 @@ class RowStream:
 
     def _fill(self) -> None:
         while self._waiting and len(self._flight) < _IN_FLIGHT and not self._client.full:
-            size = min(len(self._waiting), self._batch)
-            rows = [self._waiting.popleft() for _ in range(size)]
-            self._waiting_bytes -= sum(map(len, rows))
+            rows = [self._waiting.popleft()]
+            taken = len(rows[0])
+            while self._waiting and len(rows) < self._batch and taken + len(self._waiting[0]) <= _BATCH_BYTES:
+                rows.append(self._waiting.popleft())
+                taken += len(rows[-1])
+            self._waiting_bytes -= taken
             self._batch = min(self._batch * 2, _LARGEST_BATCH)
             self._flight.append((rows, asyncio.create_task(self._predict(rows))))
-            self.rows += size
+            self.rows += len(rows)
         if len(self._waiting) < _WAITING_ROWS // 2 and self._waiting_bytes < _WAITING_BYTES // 2:
             self._upstream.release("rows")
 

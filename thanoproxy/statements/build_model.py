@@ -146,5 +146,6 @@ class ModelTraining(Training):
         )
 
     def summary(self, built: jobs.Built) -> tuple[Any, ...]:
-        accuracy = built.metrics.get("validation_accuracy")
+        measured = built.metrics.get("validation_accuracy")
+        accuracy = None if measured is None else round(measured, 6)  # more digits would be noise of its float32
         return self.model, self.version, built.classes, built.images, accuracy, round(built.seconds, 3)
