@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import uvloop
 from PIL import Image
 
 from tests.databases import Database
@@ -69,7 +70,7 @@ def running_proxy(
             **(more or {}),
         },
     )
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy")
     thread.start()
     server = Server(settings)

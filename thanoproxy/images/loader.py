@@ -33,8 +33,7 @@ class LoaderThreads:
         self._order = itertools.count()
         started = threading.Barrier(threads + 1)
         self._threads = [
-            threading.Thread(target=self._run, args=(on_start, started), name=f"loader-{index}", daemon=True)
-            for index in range(threads)
+            threading.Thread(target=self._run, args=(on_start, started), name=f"loader-{index}", daemon=True) for index in range(threads)
         ]
         for thread in self._threads:
             thread.start()

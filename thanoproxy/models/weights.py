@@ -80,9 +80,7 @@ def _read(roots: Roots, name: str) -> bytes | None:
 def read_weights(name: str, data: bytes) -> Weights:
     """A state dict from the bytes of a `.safetensors` or `.pth` file.  Raises `InvalidOption`."""
     try:
-        tensors = (
-            load_safetensors(data) if name.endswith(".safetensors") else torch.load(io.BytesIO(data), "cpu", weights_only=True)
-        )
+        tensors = load_safetensors(data) if name.endswith(".safetensors") else torch.load(io.BytesIO(data), "cpu", weights_only=True)
     except Exception as error:  # a stranger's bytes: the readers raise whatever they trip over
         raise InvalidOption(
             f'weights file "{name}" cannot be read',

@@ -81,7 +81,7 @@ class TrainingRun:
 
 def progress_text(progress: jobs.Progress) -> str:
     """The line a client reads while it waits."""
-    parts = [progress.phase]
+    parts: list[str] = [progress.phase]
     if progress.images_total:
         parts = [f"{progress.phase}: {progress.images_done}/{progress.images_total} images"]
     if progress.images_per_second:

@@ -33,6 +33,7 @@ QUERY, PARSE, SYNC, FUNCTION_CALL = b"QPSF"
 COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE = b"cfdC"
 READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR = b"ZSGWK3E"
 
+
 def holds(text: bytes, marks: tuple[bytes, ...]) -> bool:
     """Whether `text` contains one of `marks` (upper case) in any case: all that ordinary SQL pays for our statements."""
     upper = text.upper()
@@ -102,9 +103,12 @@ class Owed:
 
 
 class Walk:
-    """One direction's messages.  `candidate` says that the walk stands before a whole message to attend to."""
+    """One direction's messages.  `candidate` says that the walk stands before a whole message to attend to (never the server's)."""
 
     __slots__ = ("candidate",)
+
+    def __init__(self) -> None:
+        self.candidate = False
 
     def walk(self, data: bytes) -> int:
         """How many of `data`'s bytes may go on now."""
@@ -118,11 +122,11 @@ class FrontendWalk(Walk):
     __slots__ = ("blind", "concerns", "marks", "owed", "skip")
 
     def __init__(self, owed: Owed, marks: tuple[bytes, ...]) -> None:
+        super().__init__()
         self.owed = owed
         self.marks = marks
         self.concerns: Callable[[int, bytes, int, int], bool] | None = None
         self.skip = 0
-        self.candidate = False
         self.blind = False
 
     def walk(self, data: bytes) -> int:
@@ -179,13 +183,13 @@ class BackendWalk(Walk):
     __slots__ = ("blind", "on_key_data", "on_parameter", "owed", "skip", "status")
 
     def __init__(self, owed: Owed, on_parameter: Callable[[bytes], None], on_key_data: Callable[[bytes], None]) -> None:
+        super().__init__()
         self.owed = owed
         self.on_parameter = on_parameter
         self.on_key_data = on_key_data
         self.skip = 0
         self.status = 0
         self.blind = False
-        self.candidate = False  # the server sends nothing that we would have to stop before
 
     def walk(self, data: bytes) -> int:
         """How many of `data`'s bytes go to the client now; the rest is an unfinished header or an unfinished message we read."""
