@@ -82,7 +82,7 @@ def test_settings_cross_to_another_process() -> None:
         ("SERVER__LOGIN_TIMEOUT", "0", "server.login_timeout: "),
         ("SERVER__PROT", "1", "server.prot: there is no such setting"),
         ("SERVR__PORT", "1", "THANOPROXY_SERVR__PORT: there is no section 'servr'"),
-        ("WORKERS__POOL", "cloud", "workers.pool: input should be 'local', 'inline' or 'ray' (given: 'cloud')"),
+        ("WORKERS__POOL", "cloud", "workers.pool: input should be 'local' or 'inline' (given: 'cloud')"),
         ("WORKERS__DEVICES", "tpu", "workers.devices: "),
         ("ARTIFACTS__URL", "s3://b", "artifacts.url: should be file:///folder"),
         ("ARTIFACTS__URL", "file://host/x", "artifacts.url: should be file:///folder"),

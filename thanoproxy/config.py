@@ -261,7 +261,7 @@ class Artifacts(Section):
 class Workers(Section):
     """The processes that run the models."""
 
-    pool: Literal["local", "inline", "ray"] = Field(default="local", description="local: one process a device; inline: a thread, for tests")
+    pool: Literal["local", "inline"] = Field(default="local", description="local: one process a device; inline: a thread, for tests")
     devices: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$",

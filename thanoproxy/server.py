@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import ssl
 import tempfile
@@ -35,7 +34,7 @@ from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.settings import WorkerSettings
 
-__all__ = ["Server", "serve"]
+__all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024
@@ -251,19 +250,3 @@ def make_pool(settings: Settings) -> Pool:
         threads=settings.workers.threads or None,
     )
     return InlinePool(told) if settings.workers.pool == "inline" else LocalPool(told)
-
-
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    server = Server(settings)
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, server.reload)
-    try:
-        await server.start()
-        _log.info("listening on %s port %d", *server.address)
-        await stopped.wait()
-    finally:
-        await server.close()
