@@ -107,7 +107,7 @@ async def _train(exchange: Exchange, run: TrainingRun) -> list[object]:
 
 def result_row(shape: Collect, values: Sequence[object], formats: Sequence[int], codec: str) -> bytes:
     """The DataRow that answers a statement that collects."""
-    codes = [formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0 for i in range(len(shape.result))]
+    codes = [messages.format_code(formats, i) for i in range(len(shape.result))]
     fields = (encode_value(v, c.type_oid, code, codec) for v, c, code in zip(values, shape.result, codes, strict=True))
     return messages.data_row(fields)
 

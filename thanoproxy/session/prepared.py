@@ -8,12 +8,12 @@ block gives no tag), the text upstream ends with a marker that is looked for bef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from thanoproxy.sql.clauses import InnerQuery
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Rewrite, Shape
-from thanoproxy.wire.messages import Column
+from thanoproxy.wire.messages import Column, format_code
 
 __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
 
@@ -82,16 +82,10 @@ def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[
     return formats[:inner] if len(formats) == inner + len(statement.added()) else formats
 
 
-def _formatted(column: Column, formats: Sequence[int], index: int) -> Column:
-    code = formats[0] if len(formats) == 1 else formats[index] if index < len(formats) else 0
-    return Column(column.name, column.type_oid, code, column.table_oid, column.attribute, column.type_size, column.type_modifier)
-
-
 def with_formats(ours: StatementOfOurs, formats: tuple[int, ...]) -> tuple[Column, ...]:
     """The inner columns as a Bind with these result formats makes them."""
-    inner = ours.inner or ()
-    codes = [formats[0] if len(formats) == 1 else formats[i] if i < len(formats) else 0 for i in range(len(inner))]
-    return tuple(
-        Column(c.name, c.type_oid, code, c.table_oid, c.attribute, c.type_size, c.type_modifier)
-        for c, code in zip(inner, codes, strict=True)
-    )
+    return tuple(_formatted(column, formats, i) for i, column in enumerate(ours.inner or ()))
+
+
+def _formatted(column: Column, formats: Sequence[int], index: int) -> Column:
+    return replace(column, format=format_code(formats, index))

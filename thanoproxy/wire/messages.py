@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "error_response",
     "execute",
+    "format_code",
     "message",
     "notice",
     "parse",
@@ -168,6 +169,11 @@ def read_bind(body: bytes) -> Bind:
 def bind(message_: Bind) -> bytes:
     formats = pack(f"!H{len(message_.result_formats)}h", len(message_.result_formats), *message_.result_formats)
     return message(b"B", message_.portal + b"\0" + message_.statement + b"\0" + (message_.parameters or b"\0\0\0\0") + formats)
+
+
+def format_code(formats: Sequence[int], index: int) -> int:
+    """The format of column `index` as Bind's codes say it: none is text for all, one goes for all, else one for each."""
+    return formats[0] if len(formats) == 1 else formats[index] if index < len(formats) else 0
 
 
 def describe(kind: bytes, name: bytes) -> bytes:
