@@ -1,7 +1,7 @@
 """Compiles the modules that every relayed byte passes through, from their own sources, where a C compiler is at hand.
 
 Without one the same modules run as they are.  The `.pxd` beside each module gives Cython its types; the Python source has none of
-Cython in it.
+Cython in it.  `polled.pyx` is the exception: it does on uvloop what `transport.py` does on any event loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULES = ("thanoproxy/wire/framing.py", "thanoproxy/session/transport.py")
+MODULES = ("thanoproxy/wire/framing.py", "thanoproxy/session/transport.py", "thanoproxy/session/polled.pyx")
 
 
 class CompileHotPath(BuildHookInterface):  # type: ignore[type-arg]
@@ -40,9 +40,13 @@ def compile_modules(root: Path) -> list[Path]:
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    extensions = [Extension(name.removesuffix(".py").replace("/", "."), [str(root / name)], extra_compile_args=["-O2"]) for name in MODULES]
+    names = [name.rpartition(".")[0] for name in MODULES]
+    sources = [str(root / name) for name in MODULES]
+    extensions = [
+        Extension(name.replace("/", "."), [source], extra_compile_args=["-O2"]) for name, source in zip(names, sources, strict=True)
+    ]
     directives = {"language_level": 3, "boundscheck": False, "wraparound": False, "annotation_typing": False}
-    modules = cythonize(extensions, build_dir=str(root / "build"), quiet=True, compiler_directives=directives)
+    modules = cythonize(extensions, build_dir=str(root / "build"), quiet=True, include_path=[str(root)], compiler_directives=directives)
     command = Distribution({"ext_modules": modules}).get_command_obj("build_ext")
     command.inplace = False
     command.build_lib = str(root)
@@ -50,4 +54,4 @@ def compile_modules(root: Path) -> list[Path]:
     command.ensure_finalized()
     command.run()
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    return [root / (name.removesuffix(".py") + suffix) for name in MODULES]
+    return [root / (name + suffix) for name in names]

@@ -177,7 +177,7 @@ class Server:
         finally:
             if not opened:
                 leg.close()
-                self._farewells.add(leg.transport)
+                self._farewells.add(leg.reader)
 
     async def _open(self, leg: Leg, startup: Startup, certificate: bytes | None) -> None:
         """Connect upstream, log in as far as that needs us, and let bytes flow."""
@@ -197,8 +197,7 @@ class Server:
             upstream.close()
             raise
         self._sessions.add(relay)
-        encrypted = tuple(transport for transport in (leg.transport, upstream.transport) if transport is not None)
-        relay.closed.add_done_callback(lambda _: self._forget(relay, encrypted))
+        relay.closed.add_done_callback(lambda _: self._forget(relay))
         upstream.attach(relay.upstream)
         leg.attach(relay.client)
         relay.connected()
@@ -208,8 +207,8 @@ class Server:
     def _remember(self, relay: Relay) -> None:
         self._keys[relay.identity.backend_pid, relay.identity.key] = relay
 
-    def _forget(self, relay: Relay, encrypted: tuple[asyncio.Transport, ...]) -> None:
-        self._farewells.add(*encrypted)
+    def _forget(self, relay: Relay) -> None:
+        self._farewells.add(relay.client, relay.upstream)
         self._sessions.discard(relay)
         self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)
 

@@ -34,7 +34,8 @@ from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 MODES = ("simple", "extended", "prepared")
 CLIENTS = (1, 8, 32)
 COPY_ROWS = 2_000_000
-IDLE = 500
+IDLE = 2000
+SAMPLES = 0.1  # of the transactions have their latency logged
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,7 +48,7 @@ class Target:
     pid: int | None
     tps: dict[str, list[float]] = field(default_factory=dict)
     cpu: dict[str, list[float]] = field(default_factory=dict)
-    p99: dict[str, list[float]] = field(default_factory=dict)
+    latencies: dict[str, list[float]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -129,12 +130,20 @@ def thanoproxy(postgres: EmbeddedPostgres) -> Iterator[Target]:
             yield Target("thanoproxy", port, process.pid)
 
 
-def pgbench(postgres: EmbeddedPostgres, target: Target, mode: str, clients: int, seconds: float) -> tuple[int, float]:
-    """Transactions and transactions per second of `pgbench -S`."""
+def pgbench(
+    postgres: EmbeddedPostgres, target: Target, mode: str, clients: int, seconds: float, log: list[float] | None = None
+) -> tuple[int, float]:
+    """Transactions and transactions per second of `pgbench -S`; the latencies of some are added to `log`, in microseconds."""
     command = [find("pgbench", "postgresql-contrib"), "-h", "127.0.0.1", "-p", str(target.port), "-U", "postgres", "-n", "-S"]
     command += ["-M", mode, "-c", str(clients), "-j", "1", "-T", f"{seconds:g}", "-r", "postgres"]
+    command[1:1] = ["-l", f"--sampling-rate={SAMPLES}"] if log is not None else []
     environment = {**os.environ, "PGPASSWORD": postgres.password}
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix="thanoproxy-bench-") as folder:
+        run = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=seconds + 60, check=True)
+        for file in Path(folder).glob("pgbench_log.*"):
+            assert log is not None, "pgbench logs when asked to"
+            log += [float(line.split()[2]) for line in file.read_text().splitlines()]
+    output = run.stdout
     processed = re.search(r"actually processed: (\d+)", output)
     tps = re.search(r"tps = ([\d.]+)", output)
     assert processed is not None, output
@@ -143,20 +152,27 @@ def pgbench(postgres: EmbeddedPostgres, target: Target, mode: str, clients: int,
 
 
 def measure_queries(postgres: EmbeddedPostgres, targets: list[Target], seconds: int, rounds: int) -> None:
-    print(f"{'':14}{'':>12}{'tps':>10}{'CPU us/query':>14}")
+    print(f"{'':14}{'':>12}{'tps':>10}{'p50 us':>9}{'p99 us':>9}{'CPU us/query':>14}")
     for mode in MODES:
         for clients in CLIENTS:
             key = f"{mode}_c{clients}"
             for _ in range(rounds):
                 for target in targets:
                     before = cpu_seconds(target.pid) if target.pid else 0.0
-                    count, tps = pgbench(postgres, target, mode, clients, seconds)
+                    count, tps = pgbench(postgres, target, mode, clients, seconds, target.latencies.setdefault(key, []))
                     target.tps.setdefault(key, []).append(tps)
                     if target.pid:
                         target.cpu.setdefault(key, []).append((cpu_seconds(target.pid) - before) / count * 1e6)
             for target in targets:
                 cpu = f"{statistics.median(target.cpu[key]):14.1f}" if target.pid else ""
-                print(f"{key:14}{target.name:>12}{statistics.median(target.tps[key]):10.0f}{cpu}", flush=True)
+                p50, p99 = percentiles(target.latencies[key])
+                print(f"{key:14}{target.name:>12}{statistics.median(target.tps[key]):10.0f}{p50:9.0f}{p99:9.0f}{cpu}", flush=True)
+
+
+def percentiles(taken: list[float]) -> tuple[float, float]:
+    """The 50th and the 99th."""
+    ordered = sorted(taken)
+    return ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
 
 
 async def latencies(url: str, count: int) -> list[float]:
@@ -167,7 +183,7 @@ async def latencies(url: str, count: int) -> list[float]:
         await connection.fetchval("SELECT 1")
         taken.append((time.perf_counter() - start) * 1e6)
     await connection.close()
-    return sorted(taken)
+    return taken
 
 
 def timed(work: Callable[[], float]) -> float:
@@ -234,7 +250,7 @@ def main() -> None:
         folder = stack.enter_context(temporary_directory("thanoproxy-bench-"))
         postgres = stack.enter_context(EmbeddedPostgres(folder / "pg", durable=False, copy_binaries=True))
         with psycopg.connect(postgres.url, autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET max_connections = 700")
+            connection.execute("ALTER SYSTEM SET max_connections = 2100")
             version = connection.info.server_version
         postgres.stop()
         postgres.start()
@@ -251,9 +267,9 @@ def main() -> None:
 
         measure_rates(targets, url, options.rounds)
         for target in targets:
-            taken = asyncio.run(latencies(url(target), 3000))
-            print(f"{target.name}: p50 {taken[len(taken) // 2]:.0f} us, p99 {taken[len(taken) * 99 // 100]:.0f} us")
-        report(direct, bouncer, ours, idle_kb(ours, url(ours), IDLE))
+            p50, p99 = percentiles(asyncio.run(latencies(url(target), 3000)))
+            print(f"{target.name}: p50 {p50:.0f} us, p99 {p99:.0f} us over asyncpg")
+        report(targets, idle_kb(ours, url(ours), IDLE))
 
 
 def prepare(postgres: EmbeddedPostgres) -> None:
@@ -264,7 +280,8 @@ def prepare(postgres: EmbeddedPostgres) -> None:
         connection.execute(f"CREATE TABLE wide AS SELECT g, repeat('x', 90) AS x FROM generate_series(1, {COPY_ROWS}) g")
 
 
-def report(direct: Target, bouncer: Target, ours: Target, idle: float) -> None:
+def report(targets: list[Target], idle: float) -> None:
+    direct, bouncer, ours = targets
     versus = ratios(ours.tps, bouncer.tps)
     print(
         json.dumps(
@@ -275,6 +292,7 @@ def report(direct: Target, bouncer: Target, ours: Target, idle: float) -> None:
                 "cpu_ratio_vs_pgbouncer": round(geometric_mean(list(ratios(ours.cpu, bouncer.cpu).values())), 3),
                 "copy_ratio_vs_pgbouncer": ratios(ours.rates, bouncer.rates)["copy_mb_s"],
                 "rates_vs_pgbouncer": ratios(ours.rates, bouncer.rates),
+                "latency_us": {target.name: {key: percentiles(taken) for key, taken in target.latencies.items()} for target in targets},
                 "idle_kb_per_connection": round(idle, 1),
             }
         )

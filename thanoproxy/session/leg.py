@@ -8,9 +8,14 @@ loop decrypts ahead of us, into a buffer that is bounded and is handed on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
+from collections.abc import Callable
+from functools import cache
 from typing import cast
+
+import uvloop
 
 from thanoproxy.session.link import Link
 from thanoproxy.session.transport import SocketTransport
@@ -18,7 +23,9 @@ from thanoproxy.session.transport import SocketTransport
 __all__ = ["Farewells", "Leg", "TooLong"]
 
 _ROOM = 16384
-_SHUTDOWN_SECONDS = 5.0
+_SHUTDOWN_SECONDS = 60.0
+"""As long as Linux keeps a socket whose process has gone (tcp_fin_timeout): what a slow client has not read yet is not thrown away."""
+
 _ABORT_SECONDS = 0.05  # a few turns of the loop
 
 
@@ -43,6 +50,11 @@ class Leg:
     def transport(self) -> asyncio.Transport | None:
         """The encrypted transport; None where there is none."""
         return None if self._reader is None else self._reader.transport
+
+    @property
+    def reader(self) -> _Reader | None:
+        """Who listens to the encrypted transport; None where there is none."""
+        return self._reader
 
     @property
     def ssl_object(self) -> ssl.SSLObject | None:
@@ -144,7 +156,8 @@ class Leg:
     def attach(self, link: Link) -> None:
         """Make `link` this side's protocol.  Nothing reaches it before `release`, or the loop's next turn."""
         if self._reader is None:
-            SocketTransport(asyncio.get_running_loop(), self._sock, link)
+            loop = asyncio.get_running_loop()
+            _transport(isinstance(loop, uvloop.Loop))(loop, self._sock, link)
         else:
             self._reader.transport.set_protocol(link)
             link.connection_made(self._reader.transport)
@@ -171,22 +184,23 @@ class Leg:
 
 
 class Farewells:
-    """Encrypted transports that were closed.  TLS says goodbye and waits for the other side's, but not longer than we live."""
+    """Transports that were closed, and wait for the other side: to read what is left, or to return TLS's goodbye.  None waits longer
+    than we live."""
 
     def __init__(self) -> None:
-        self._closing: set[asyncio.Transport] = set()
+        self._waiting: set[Link | _Reader] = set()
 
-    def add(self, *transports: asyncio.Transport | None) -> None:
-        loop = asyncio.get_running_loop()
-        for transport in transports:
-            if transport is not None:
-                self._closing.add(transport)
-                loop.call_later(_SHUTDOWN_SECONDS + 1, self._closing.discard, transport)
+    def add(self, *ends: Link | _Reader | None) -> None:
+        """Their transports were closed."""
+        for end in ends:
+            if end is not None and not end.lost:
+                self._waiting.add(end)
+                end.on_gone = self._waiting.discard
 
     async def end(self) -> None:
-        for transport in self._closing:
-            transport.abort()
-        if self._closing:
+        for end in self._waiting:
+            end.transport.abort()
+        if self._waiting:
             await asyncio.sleep(_ABORT_SECONDS)
 
 
@@ -198,6 +212,7 @@ class _Reader(asyncio.Protocol):
         self.buffer = bytearray()
         self.full = False
         self.lost = False
+        self.on_gone: Callable[[_Reader], None] = _nobody
         self.problem: Exception | None = None
         self._ended = False
         self._paused = False
@@ -238,6 +253,7 @@ class _Reader(asyncio.Protocol):
         self.lost = True
         self.problem = problem
         self._wake()
+        self.on_gone(self)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -248,6 +264,21 @@ class _Reader(asyncio.Protocol):
     def _wake(self) -> None:
         if self._arrived is not None:
             _wake(self._arrived)
+
+
+@cache
+def _transport(on_uvloop: bool) -> type[SocketTransport]:
+    """The fastest there is: `polled` is not compiled everywhere, and not for every uvloop."""
+    if on_uvloop:
+        with contextlib.suppress(ImportError):
+            from thanoproxy.session.polled import PolledTransport
+
+            return PolledTransport
+    return SocketTransport
+
+
+def _nobody(_: _Reader) -> None:
+    pass
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

@@ -7,54 +7,67 @@ from collections.abc import Callable
 from typing import cast
 
 from thanoproxy.session.transport import SocketTransport
+from thanoproxy.wire.framing import Into, Sink
 
 __all__ = ["Link"]
 
 
 class Link(asyncio.Protocol):
-    """Bytes in go to `receive`; whoever writes faster than the other side reads is told by `on_full`.
+    """Bytes in go to `sink`; whoever writes faster than the other side reads is told by `on_full`.
 
     Reading stops while anybody holds the link (`hold`/`release`, by reason), so memory is bounded in both directions.
     """
 
-    __slots__ = ("_drained", "_held", "full", "on_eof", "on_full", "on_lost", "receive", "transport")
+    __slots__ = ("_closing", "_drained", "_held", "full", "lost", "on_eof", "on_full", "on_gone", "on_lost", "sink", "transport")
 
     def __init__(
         self,
-        receive: Callable[[bytes], None],
+        sink: Sink,
         on_eof: Callable[[], bool],
         on_lost: Callable[[Exception | None], None],
         on_full: Callable[[bool], None],
     ) -> None:
-        self.receive = receive
+        self.sink = sink
         self.on_eof = on_eof
         self.on_lost = on_lost
         self.on_full = on_full
         self.full = False
+        self.lost = False
+        self.on_gone: Callable[[Link], None] = _nobody
+        self._closing = False
         self._held: set[str] = set()
         self._drained: asyncio.Future[None] | None = None
         self.transport = cast(asyncio.Transport, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.direct(self.receive)
+        self.direct(self.sink)
 
     def data_received(self, data: bytes) -> None:
-        self.receive(data)
+        self.sink.write(data)
 
-    def direct(self, receive: Callable[[bytes], None]) -> None:
-        """From now on, bytes in go to `receive`."""
-        self.receive = receive
-        if isinstance(self.transport, SocketTransport):
-            self.transport.receive = receive
+    @property
+    def outlet(self) -> Sink:
+        """Where bytes out go, by the shortest way."""
+        transport: object = self.transport
+        return transport if isinstance(transport, Sink) else Into(self.transport.write)
+
+    def direct(self, sink: Sink) -> None:
+        """From now on, bytes in go to `sink`."""
+        self.sink = sink
+        transport: object = self.transport
+        if isinstance(transport, SocketTransport):
+            transport.sink = sink
 
     def eof_received(self) -> bool:
         """True keeps our half open: after the client's FIN the server still answers what it was asked (half-close)."""
         return self.on_eof()
 
     def connection_lost(self, problem: Exception | None) -> None:
+        self.lost = True
         self._wake()
         self.on_lost(problem)
+        self.on_gone(self)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -62,11 +75,21 @@ class Link(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
+        if self._closing:
+            self.transport.close()
         self._wake()
         self.on_full(False)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
+
+    def close(self) -> None:
+        """Close behind all that was written.  The loop's TLS would throw away what is not read within its shutdown's time."""
+        if isinstance(self.transport, SocketTransport) or not self.transport.get_write_buffer_size():
+            self.transport.close()
+        elif not self._closing:
+            self._closing = True
+            self.transport.set_write_buffer_limits(high=0)
 
     async def drained(self) -> None:
         """Return once the other side has read enough of what was written."""
@@ -89,3 +112,7 @@ class Link(asyncio.Protocol):
     def _wake(self) -> None:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+
+
+def _nobody(_: Link) -> None:
+    pass

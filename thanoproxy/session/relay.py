@@ -22,7 +22,7 @@ from thanoproxy.session.upstream import Route
 from thanoproxy.sql.encoding import codec
 from thanoproxy.statements import Part
 from thanoproxy.wire import messages
-from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Owed, holds
+from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Into, Owed, holds
 from thanoproxy.wire.startup import Startup
 
 __all__ = ["Relay"]
@@ -50,8 +50,8 @@ class Relay:
         self._frontend.blind = startup.replication
         self._to_upstream = Flow(self._frontend, self._attend)
         self._to_client = Flow(self._backend, _never)
-        self.client = Link(self._to_upstream.receive, self._client_eof, self._client_lost, self._client_full)
-        self.upstream = Link(self._to_client.receive, self._upstream_eof, self._upstream_lost, self._upstream_full)
+        self.client = Link(self._to_upstream, self._client_eof, self._client_lost, self._client_full)
+        self.upstream = Link(self._to_client, self._upstream_eof, self._upstream_lost, self._upstream_full)
         # Attention
         self.stop = Stop(lambda: cancel_upstream(self))
         self._attendant: Attendant | None = None
@@ -66,8 +66,8 @@ class Relay:
 
     def connected(self) -> None:
         """Both sides are there: let bytes flow."""
-        self._to_upstream.write = self.upstream.transport.write
-        self._to_client.write = self.client.transport.write
+        self._to_upstream.sink = self.upstream.outlet
+        self._to_client.sink = self.client.outlet
 
     # Attention.
 
@@ -88,8 +88,8 @@ class Relay:
         closes = owed.closes - (0 if owed.ready else owed.closes_done)
         attendant.begin(bytes(owed.ready), owed.unsynced, closes, owed.failed and not owed.ready)
         attendant.inbox += self._to_upstream.take_rest()
-        self.client.direct(attendant.receive)
-        self.upstream.direct(exchange.receive)
+        self.client.direct(Into(attendant.receive))
+        self.upstream.direct(Into(exchange.receive))
         pending = self._to_client.take_rest()
         if pending:
             exchange.receive(pending)
@@ -115,15 +115,15 @@ class Relay:
         self.owed.clear()
         self._backend.status = attendant.exchange.pipeline.status
         self._to_client.rest = attendant.exchange.take_rest()
-        self.client.direct(self._to_upstream.receive)
-        self.upstream.direct(self._to_client.receive)
+        self.client.direct(self._to_upstream)
+        self.upstream.direct(self._to_client)
         self._frontend.concerns = attendant.concerns if attendant.statements or attendant.portals else None
         rest = bytes(attendant.inbox)
         attendant.inbox.clear()
         self.client.release("inbox")
         eof = attendant.eof
         if rest:
-            self._to_upstream.receive(rest)
+            self._to_upstream.write(rest)
         if eof and not self._attending:
             self._client_eof()
 
@@ -219,7 +219,7 @@ class Relay:
                 self.upstream.write(messages.TERMINATE)
                 self.upstream.transport.close()
         if self.client.transport is not None:
-            self.client.transport.close()
+            self.client.close()
         self._finish()
 
     def _upstream_eof(self) -> bool:
@@ -231,7 +231,7 @@ class Relay:
         if self._task is not None:
             self._task.cancel()
         if self.client.transport is not None:
-            self.client.transport.close()
+            self.client.close()
         self._finish()
 
     def fatal(self, error: ThanoError) -> None:

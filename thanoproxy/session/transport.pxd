@@ -1,23 +1,26 @@
 # Types for Cython; the source is transport.py, which does not know of this file.
-cimport cython
+from thanoproxy.wire.framing cimport Into, Sink
 
 cdef Py_ssize_t _HIGH, _LOW
 
-cdef class SocketTransport:
+cdef class SocketTransport(Sink):
     cdef object _loop
     cdef object _sock
-    cdef object _fd
+    cdef int _fd
     cdef object _protocol
-    cdef object _recv_into
-    cdef object _send
     cdef bytearray _unsent
     cdef bint _full
     cdef bint _reading
     cdef bint _closing
     cdef bint _eof_wanted
     cdef bint _lost
-    cdef public object receive
+    cdef public Sink sink
 
-    cpdef write(self, bytes data)
+    cpdef _watch(self, bint reading, bint writing)
+    cpdef bytes _receive(self)
+    cpdef Py_ssize_t _send(self, data) except -1
+    cpdef _shut_down(self)
     cpdef _readable(self)
+    cpdef bint _read(self) except -1
     cpdef _writable(self)
+    cpdef write(self, bytes data)

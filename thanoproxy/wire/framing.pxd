@@ -46,11 +46,19 @@ cdef class BackendWalk(Walk):
     cpdef Py_ssize_t walk(self, bytes data) except -1
     cpdef note(self, int kind, bytes body)
 
-cdef class Flow:
+cdef class Sink:
+    cpdef write(self, bytes data)
+
+cdef class Into(Sink):
+    cdef public object take
+
+    cpdef write(self, bytes data)
+
+cdef class Flow(Sink):
     cdef public Walk walk
     cdef public object stopped
     cdef public bytes rest
-    cdef public object write
+    cdef public Sink sink
 
     @cython.locals(going=Py_ssize_t)
-    cpdef receive(self, bytes data)
+    cpdef write(self, bytes data)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 
-__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Owed", "holds", "split_frames"]
+__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Into", "Owed", "Sink", "holds", "split_frames"]
 
 HEADER = Struct("!BI")
 
@@ -234,31 +234,54 @@ class BackendWalk(Walk):
             self.on_key_data(body)
 
 
-class Flow:
-    """One direction of a relay: what arrives is walked, and goes on by `write`.
+class Sink:
+    """What bytes are written to.  Between compiled sinks a write is a call in C."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None:
+        """Take `data` over."""
+        raise NotImplementedError
+
+
+class Into(Sink):
+    """Bytes go into a function."""
+
+    __slots__ = ("take",)
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self.take = take
+
+    def write(self, data: bytes) -> None:
+        """Call it."""
+        self.take(data)
+
+
+class Flow(Sink):
+    """One direction of a relay: what is written here is walked, and goes on to `sink`, which is set before the first byte comes.
 
     `rest` is what the walk held back.  `stopped` is told when the walk stands before a candidate; it takes `rest` over.
     """
 
-    __slots__ = ("rest", "stopped", "walk", "write")
+    __slots__ = ("rest", "sink", "stopped", "walk")
 
     def __init__(self, walk: Walk, stopped: Callable[[], None]) -> None:
         self.walk = walk
         self.stopped = stopped
         self.rest = b""
-        self.write: Callable[[bytes], object] = _unconnected
+        self.sink = Sink()
 
-    def receive(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Pass on what may go."""
         if self.rest:
             data = self.rest + data
             self.rest = b""
         going = self.walk.walk(data)
         if going == len(data):
-            self.write(data)
+            self.sink.write(data)
             return
         if going:
-            self.write(data[:going])
+            self.sink.write(data[:going])
         self.rest = data[going:]
         if self.walk.candidate:
             self.walk.candidate = False
@@ -268,10 +291,6 @@ class Flow:
         """What was held back; it is the caller's from now on."""
         rest, self.rest = self.rest, b""
         return rest
-
-
-def _unconnected(_: bytes) -> None:
-    raise AssertionError("nothing is relayed before both sides are connected")
 
 
 def split_frames(buffer: bytearray) -> Iterator[tuple[int, bytes]]:

@@ -1,0 +1,3 @@
+from thanoproxy.session.transport import SocketTransport
+
+class PolledTransport(SocketTransport): ...
