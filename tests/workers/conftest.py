@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tests.images.pictures import write_red_and_blue
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.workers import jobs
+from thanoproxy.workers.attached import AttachedPool
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
@@ -48,12 +49,28 @@ def rows() -> Rows:
     return [(f"{number}.png", ("red", "blue")[number % 2]) for number in range(40)]
 
 
-@pytest.fixture(params=[InlinePool, LocalPool])
-async def pool(request: pytest.FixtureRequest, settings: WorkerSettings) -> AsyncIterator[Pool]:
-    """A started pool, of each kind in turn."""
-    pool: Pool = request.param(settings)
+@asynccontextmanager
+async def attached(local: LocalPool, number: int = 0) -> AsyncIterator[AttachedPool]:
+    """A started pool on the workers of `local`, told of their comings and goings."""
+    pool = AttachedPool(local.places, number)
+    local.on_change = lambda: pool.follow(local.places)
     await pool.start()
     yield pool
+    await pool.close()
+
+
+@pytest.fixture(params=[InlinePool, LocalPool, AttachedPool])
+async def pool(request: pytest.FixtureRequest, settings: WorkerSettings) -> AsyncIterator[Pool]:
+    """A started pool, of each kind in turn."""
+    kind = request.param
+    pool: Pool = LocalPool(settings) if kind is AttachedPool else kind(settings)
+    await pool.start()
+    if kind is AttachedPool:
+        assert isinstance(pool, LocalPool)
+        async with attached(pool) as guest:
+            yield guest
+    else:
+        yield pool
     await pool.close()
 
 

@@ -18,7 +18,7 @@ from tests.workers.conftest import Rows, build, building
 from tests.workers.test_pools import SLOW
 from thanoproxy.errors import ConfigurationError, WorkerFailure
 from thanoproxy.workers import jobs
-from thanoproxy.workers import local as local_module
+from thanoproxy.workers import seat
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -141,7 +141,7 @@ async def test_settings_that_cannot_work_are_told_at_the_start(settings: WorkerS
 
 
 async def test_a_worker_that_can_no_longer_be_started_is_said_so(local: LocalPool, artifact: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "BACKOFF", (0.0,))
+    monkeypatch.setattr(seat, "BACKOFF", (0.0,))
     monkeypatch.setattr(sys, "executable", "/bin/false")
     os.kill(local.pids[0], signal.SIGKILL)
     with pytest.raises(WorkerFailure, match="no worker can be started"):

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import os
-import sys
-from collections.abc import Callable
 
 import msgspec
 
-import thanoproxy
-from thanoproxy.errors import Canceled, ThanoError, WorkerFailure
+from thanoproxy.errors import Canceled, WorkerFailure
 from thanoproxy.workers import jobs
-from thanoproxy.workers.frames import pack, read_frame
+from thanoproxy.workers.line import Line
 from thanoproxy.workers.process import NotStarted, Start, Started
 from thanoproxy.workers.replies import raise_failed
 from thanoproxy.workers.settings import WorkerSettings
+from thanoproxy.workers.spawning import end, how_it_ended, spawn
 
-__all__ = ["Child"]
+__all__ = ["Child", "died"]
 
 START_SECONDS = 180.0
 """torch is a gigabyte of libraries: on a cold disk its import takes a minute."""
 
 STOP_SECONDS = 5.0
-
-log = logging.getLogger(__name__)
 
 _decode_answer = msgspec.json.Decoder(Started | NotStarted).decode
 
@@ -34,106 +27,59 @@ _decode_answer = msgspec.json.Decoder(Started | NotStarted).decode
 class Child:
     """A running worker process.  Made by `start`."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, started: Started
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, line: Line, socket: str, started: Started) -> None:
+        self.line = line
+        self.socket = socket
         self.started = started
-        self.rows_under_way = 0
-        self.builds = 0
         self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._receivers: dict[str, Callable[[jobs.Reply], None]] = {}
-        self._rows: dict[str, int] = {}
-        self._why_over: ThanoError | None = None
 
     @classmethod
-    async def start(cls, settings: WorkerSettings, device: str, folder: str, name: str) -> Child:
-        """Start a process for `device` that listens in `folder` as `name`, and connect.
+    async def start(cls, settings: WorkerSettings, device: str, socket: str) -> Child:
+        """Start a process for `device` that listens on `socket`, and connect.
 
-        The folder is the pool's own, which the process removes if this one is killed.
+        The socket's folder is the pool's own, which the process removes if this one is killed.
 
         Raises what the process says is wrong with the settings, or `WorkerFailure`.
         """
-        socket = os.path.join(folder, name)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # the current folder is not where modules come from
-            "-m",
-            "thanoproxy.workers.process",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=_environment(),
-            start_new_session=True,
-        )
+        process = await spawn("thanoproxy.workers.process")
         try:
             assert process.stdin is not None, "a pipe"
             assert process.stdout is not None, "a pipe"
-            process.stdin.write(msgspec.json.encode(Start(settings, device, folder, name)) + b"\n")
+            process.stdin.write(msgspec.json.encode(Start(settings, device, socket)) + b"\n")
             async with asyncio.timeout(START_SECONDS):
                 started = _read_answer(await process.stdout.readline())
-                reader, writer = await asyncio.open_unix_connection(socket)
+                line = await Line.connect(socket)
         except BaseException as error:
-            await _end(process, 0)
+            await end(process, 0)
             if isinstance(error, (OSError, TimeoutError)):
                 raise WorkerFailure("a worker process did not start", detail=str(error) or type(error).__name__) from error
             raise
-        return cls(process, reader, writer, started)
+        return cls(process, line, socket, started)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, request: jobs.Request, receive: Callable[[jobs.Reply], None]) -> None:
-        """Hand over a request; its replies go to `receive`.  If the process dies, that is the reply."""
-        if isinstance(request, jobs.Cancel):
-            if self._why_over is None and request.job in self._receivers:
-                self._writer.write(pack(request))
-            return
-        frame = pack(request)
-        self._receivers[request.job] = receive
-        if isinstance(request, jobs.Predict):
-            self._rows[request.job] = len(request.images)
-            self.rows_under_way += len(request.images)
-        if self._why_over is not None:
-            self._deliver(_failed(request.job, self._why_over))
-            return
-        self._writer.write(frame)
-
-    async def run(self) -> None:
+    async def run(self) -> str:
         """Pass on replies until the process is gone; then every job it had has failed with `WorkerFailure`."""
+        ended = ""
         try:
-            while (frame := await read_frame(self._reader)) is not None:
-                self._deliver(jobs.decode_reply(frame))
-        except msgspec.DecodeError:
-            log.exception("worker process %d sent what is no reply", self.pid)
+            await self.line.run()
         finally:
             # No longer connected, it is of no use, alive or not.
-            self._writer.close()
-            code = await _end(self._process, 0.2)
-            self._over(
-                WorkerFailure("the worker process died", detail=_how_it_ended(code), hint="The proxy has started another; try again.")
-            )
+            ended = how_it_ended(await end(self._process, 0.2))
+            self.line.over(died(ended))
+        return ended
 
     async def stop(self) -> None:
         """End the process; its jobs fail with `Canceled`."""
-        self._over(Canceled("the workers were stopped"))
-        await _end(self._process, STOP_SECONDS)
+        self.line.over(Canceled("the workers were stopped"))
+        await end(self._process, STOP_SECONDS)
 
-    def _over(self, why: ThanoError) -> None:
-        if self._why_over is None:
-            self._why_over = why
-        for job in list(self._receivers):
-            self._deliver(_failed(job, self._why_over))
 
-    def _deliver(self, reply: jobs.Reply) -> None:
-        if isinstance(reply, jobs.Progress):
-            receive = self._receivers.get(reply.job)
-        else:
-            receive = self._receivers.pop(reply.job, None)
-            self.rows_under_way -= self._rows.pop(reply.job, 0)
-        if receive is not None:
-            receive(reply)
+def died(detail: str | None) -> WorkerFailure:
+    """What the jobs of a worker that is gone fail with."""
+    return WorkerFailure("the worker process died", detail=detail, hint="The proxy has started another; try again.")
 
 
 def _read_answer(line: bytes) -> Started:
@@ -144,36 +90,3 @@ def _read_answer(line: bytes) -> Started:
         raise_failed(jobs.Failed("start", answer.failure))
     assert isinstance(answer, Started), "the other answer was raised"
     return answer
-
-
-def _environment() -> dict[str, str]:
-    """This process's own, with the package in reach however this process came by it.
-
-    Compute threads that wait for each other sleep instead of spinning: it costs nothing on a quiet machine, and a spinning thread
-    takes its core from the loader threads, the proxy and PostgreSQL beside it (a BUILD took twice as long next to a busy process).
-    """
-    package = os.path.dirname(os.path.dirname(os.path.abspath(thanoproxy.__file__)))
-    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-
-
-async def _end(process: asyncio.subprocess.Process, patience: float) -> int:
-    """Close the lifeline, wait, and kill what does not go by itself; the exit status."""
-    if process.stdin is not None and not process.stdin.is_closing():
-        process.stdin.write(b"\n")
-        process.stdin.close()
-    try:
-        async with asyncio.timeout(patience):
-            return await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    return await process.wait()
-
-
-def _how_it_ended(code: int) -> str:
-    return f"It was ended by signal {-code}." if code < 0 else f"Its exit status was {code}."
-
-
-def _failed(job: str, error: ThanoError) -> jobs.Failed:
-    return jobs.Failed(job, jobs.Failure(**error.to_fields()))  # type: ignore[arg-type]

@@ -34,12 +34,11 @@ DEVICE_LOST = 70  # EX_SOFTWARE
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What the parent says first: on which device to work, and as `name` in which of its folders to listen."""
+    """What the parent says first: on which device to work, and where, in a folder of its own, to listen."""
 
     settings: WorkerSettings
     device: str
-    folder: str
-    name: str
+    socket: str
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -65,13 +64,13 @@ def main() -> None:
     answer = _take_stdout()
     keep_freed_memory()
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
-    threading.Thread(target=_end_with_stdin, args=(start.folder,), name="lifeline", daemon=True).start()
+    threading.Thread(target=_end_with_stdin, args=(os.path.dirname(start.socket),), name="lifeline", daemon=True).start()
     try:
         device_loop = _make(start)
     except ThanoError as error:
         _say(answer, NotStarted(jobs.Failure(**error.to_fields())))  # type: ignore[arg-type]
         sys.exit(1)
-    asyncio.run(_serve(device_loop, os.path.join(start.folder, start.name), answer))
+    asyncio.run(_serve(device_loop, start.socket, answer))
 
 
 def _make(start: Start) -> DeviceLoop:

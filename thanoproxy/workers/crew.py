@@ -1,0 +1,81 @@
+"""What the pools of worker processes share: each job goes to the least busy worker, and waits for one where there is none.
+
+A job whose worker dies fails with `WorkerFailure`; a PREDICT or a Load, which leaves nothing behind, is first tried once more
+on whichever worker is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from thanoproxy.errors import Canceled, WorkerFailure
+from thanoproxy.workers import jobs
+from thanoproxy.workers.line import Line
+from thanoproxy.workers.replies import Answer, one_reply, until_built
+
+__all__ = ["Crew"]
+
+log = logging.getLogger(__name__)
+
+
+class Crew(ABC):
+    """See `thanoproxy.workers.pool.Pool`.  Who has a seat and who is gone is the subclass's to know, and to tell by `_tell`."""
+
+    def __init__(self) -> None:
+        self._closing = False
+        self._news = asyncio.Event()
+
+    @abstractmethod
+    def _lines(self) -> list[Line]:
+        """The workers that are there; of equally busy ones the first gets the job."""
+
+    @abstractmethod
+    def _hopeless(self) -> str | None:
+        """Why it makes no sense to wait for a worker; None where it does."""
+
+    async def load(self, request: jobs.Load) -> jobs.Loaded:
+        return await self._ask(request, jobs.Loaded)
+
+    async def predict(self, request: jobs.Predict) -> jobs.Predicted:
+        return await self._ask(request, jobs.Predicted)
+
+    async def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
+        line = await self._pick()
+        line.builds += 1
+        try:
+            async with aclosing(until_built(line.send, request)) as reports:
+                async for report in reports:
+                    yield report
+        finally:
+            line.builds -= 1
+
+    async def _ask(self, request: jobs.Load | jobs.Predict, kind: type[Answer]) -> Answer:
+        try:
+            return await one_reply((await self._pick()).send, request, kind)
+        except WorkerFailure:
+            if self._closing:
+                raise
+            log.warning("job %s lost its worker and is tried again", request.job)
+            return await one_reply((await self._pick()).send, request, kind)
+
+    async def _pick(self) -> Line:
+        """The least busy worker; waits for one that is being restarted.
+
+        Raises `WorkerFailure` if none can be started, and `Canceled` if the pool is closed.
+        """
+        while not (lines := self._lines()):
+            if self._closing:
+                raise Canceled("the workers were stopped")
+            if (problem := self._hopeless()) is not None:
+                raise WorkerFailure("no worker can be started", detail=problem)
+            await self._news.wait()
+        return min(lines, key=lambda line: (line.builds, line.rows_under_way))
+
+    def _tell(self) -> None:
+        """Wake those who wait: a worker came or went, or the pool is closing."""
+        self._news.set()
+        self._news = asyncio.Event()
