@@ -23,7 +23,8 @@ WORKER = {"catalog.artifacts", "engine", "images", "models"}
 ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"commands", "config"},
-    "commands": {"catalog", "config", "embedded", "server"},
+    "commands": {"catalog", "config", "embedded", "fronts", "server"},
+    "fronts": {"config", "server", "wire", "workers"},
     "server": {"catalog", "config", "session", "statements.shapes", "wire", "workers"},
     "config": set(),
     "embedded": set(),
@@ -107,7 +108,7 @@ def modules_after(statement: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
-@pytest.mark.parametrize("module", ["thanoproxy.server", "thanoproxy.cli", "thanoproxy.notebook"])
+@pytest.mark.parametrize("module", ["thanoproxy.server", "thanoproxy.fronts.process", "thanoproxy.cli", "thanoproxy.notebook"])
 def test_importing_a_front_loads_no_torch(module: str) -> None:
     assert not TORCH & modules_after(f"import {module}")
 

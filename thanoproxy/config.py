@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import (
@@ -50,6 +50,7 @@ __all__ = [
     "Workers",
     "data_directory",
     "load",
+    "restore",
 ]
 
 PREFIX = "THANOPROXY_"
@@ -91,8 +92,9 @@ class Server(Section):
     port: int = Field(default=7432, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     login_timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds a client may take to log in")
     max_arriving: int = Field(
-        default=512, ge=1, le=65536, description="connections that may be on their way in at once; the next ones wait"
+        default=512, ge=1, le=65536, description="connections that may be on their way in at once, at each front; the next ones wait"
     )
+    fronts: int = Field(default=1, ge=1, le=64, description="processes that share the port and the workers; each uses one core")
 
 
 class Tls(Section):
@@ -319,7 +321,16 @@ def load(file: Path | None = None, flags: Mapping[str, Mapping[str, Any]] | None
         raise ConfigurationError(_one_line(error)) from None
     # A class made in a function cannot be sent to another process; its sections can.
     sections = {name: getattr(found, name) for name in Settings.model_fields}
+    if found.server.fronts > 1 and found.workers.pool == "inline":
+        raise ConfigurationError("server.fronts: several fronts cannot share the workers of workers.pool = inline")
     return Settings.model_construct(**{**sections, "artifacts": _beside(found.artifacts, found.upstream)})
+
+
+def restore(plain: Mapping[str, Any]) -> Settings:
+    """Settings that another process of ours has checked, from their `model_dump`; neither files nor the environment count."""
+    sections = {name: cast(type[Section], field.annotation) for name, field in Settings.model_fields.items()}
+    checked: dict[str, Any] = {name: section.model_validate(plain[name]) for name, section in sections.items()}
+    return Settings.model_construct(**checked)
 
 
 def _beside(artifacts: Artifacts, upstream: Upstream) -> Artifacts:

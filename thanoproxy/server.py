@@ -13,6 +13,8 @@ import logging
 import socket
 import ssl
 import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from thanoproxy.catalog.seal import open_seal
@@ -34,7 +36,7 @@ from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.settings import WorkerSettings
 
-__all__ = ["Server"]
+__all__ = ["Server", "Shared", "listen", "worker_settings"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 1024
@@ -43,10 +45,23 @@ _DOOR_SECONDS = 5.0
 """How long a client that has not said who it is may take up room that others wait for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a front has in common with those beside it (`thanoproxy.fronts`): a pool of the same workers, and the listening socket.
+
+    `folder` is its own, for its spools; `cancel_elsewhere` hands the others a CancelRequest whose key is not known here.
+    """
+
+    pool: Pool
+    listener: socket.socket
+    folder: str
+    cancel_elsewhere: Callable[[Cancel], Awaitable[None]]
+
+
 class Server:
     """One front: a listening socket, its sessions, and the workers they share."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shared: Shared | None = None) -> None:
         self.settings = settings
         address = settings.upstream.address
         path = address.socket_path
@@ -54,12 +69,14 @@ class Server:
         self._tls = server_tls(settings.tls)
         self._verifiers: Verifiers | None = None
         self.address = (settings.server.host, settings.server.port)
-        self.pool = make_pool(settings)
+        self.pool = make_pool(settings) if shared is None else shared.pool
         self._database = address.database or address.user or ""
         self._log = Service(settings.upstream.required_url)
-        self._spool = tempfile.TemporaryDirectory(prefix="thanoproxy-", ignore_cleanup_errors=True)
+        folder = None if shared is None else shared.folder
+        self._spool = tempfile.TemporaryDirectory(prefix="thanoproxy-", dir=folder, ignore_cleanup_errors=True)
         self._services: Services | None = None
-        self._listener: socket.socket | None = None
+        self._listener = None if shared is None else shared.listener
+        self._cancel_elsewhere = _nowhere if shared is None else shared.cancel_elsewhere
         self._accepting: asyncio.Task[None] | None = None
         self._sessions: set[Relay] = set()
         self._keys: dict[tuple[int, bytes], Relay] = {}
@@ -73,7 +90,7 @@ class Server:
         secret = seal.derive("mock authentication")
         self._verifiers = open_verifiers(self.settings.auth, self.settings.upstream.required_url, secret)
         self._warn()
-        self._listener = self._listen()
+        self._listener = self._listener or listen(self.address)
         self.address = self._listener.getsockname()[:2]
         await self.pool.start()
         self._services = Services(self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name))
@@ -100,6 +117,16 @@ class Server:
                 "or sslmode=disable where the way to the database is safe"
             )
 
+    async def cancel(self, request: Cancel) -> bool:
+        """Whether the key is that of a session here; what that does is stopped, at the server first, so that no cancel of its arrives
+        after ours."""
+        relay = self._keys.get((request.pid, request.key))
+        if relay is None:
+            return False
+        await self.upstream.cancel(request, relay.route)
+        relay.stop("user request")
+        return True
+
     async def close(self) -> None:
         """Drain: idle sessions end at once, the others when their transaction does, or after a deadline."""
         if self._accepting is not None:
@@ -113,15 +140,6 @@ class Server:
             await self._verifiers.close()
         await self._farewells.end()
         self._spool.cleanup()
-
-    def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(self.address)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        return sock
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -163,7 +181,9 @@ class Server:
             async with asyncio.timeout(self.settings.server.login_timeout):
                 request = await greet(leg, tls)
                 if isinstance(request, Cancel):
-                    await self._cancel(request)
+                    # Unknown keys are answered by silence, and cost the server nothing.
+                    if not await self.cancel(request):
+                        await self._cancel_elsewhere(request)
                 else:
                     await self._open(leg, request, None if tls is None or not leg.tls else tls.end_point)
                     opened = True
@@ -212,14 +232,6 @@ class Server:
         self._sessions.discard(relay)
         self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)
 
-    async def _cancel(self, request: Cancel) -> None:
-        """Stop what the session with this key does: at the server first, so that no cancel of its arrives after ours."""
-        relay = self._keys.get((request.pid, request.key))
-        if relay is None:
-            return  # unknown keys are answered by silence, and cost the server nothing
-        await self.upstream.cancel(request, relay.route)
-        relay.stop("user request")
-
     async def _cancel_running(self, relay: Relay) -> None:
         await self.upstream.cancel(Cancel(relay.identity.backend_pid, relay.identity.key), relay.route)
 
@@ -238,9 +250,29 @@ class Server:
         await asyncio.gather(*arriving, return_exceptions=True)
 
 
+async def _nowhere(_: Cancel) -> None:
+    """There is no other front."""
+
+
+def listen(address: tuple[str, int]) -> socket.socket:
+    """A socket that listens there.  Raises `OSError`."""
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(address)
+    sock.listen(_BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
 def make_pool(settings: Settings) -> Pool:
     """The workers that `settings` asks for, not yet started."""
-    told = WorkerSettings(
+    told = worker_settings(settings)
+    return InlinePool(told) if settings.workers.pool == "inline" else LocalPool(told)
+
+
+def worker_settings(settings: Settings) -> WorkerSettings:
+    return WorkerSettings(
         artifacts_url=settings.artifacts.url,
         image_roots=tuple(map(str, settings.images.roots)),
         weights_roots=tuple(map(str, settings.weights.roots)),
@@ -248,4 +280,3 @@ def make_pool(settings: Settings) -> Pool:
         devices=tuple(settings.workers.devices.split(",")),
         threads=settings.workers.threads or None,
     )
-    return InlinePool(told) if settings.workers.pool == "inline" else LocalPool(told)

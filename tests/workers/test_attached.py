@@ -24,18 +24,22 @@ from thanoproxy.workers.settings import WorkerSettings
 async def test_a_predict_whose_worker_is_killed_is_answered_by_the_next(local: LocalPool, rows: Rows, artifact: str) -> None:
     async with attached(local) as pool:
         await pool.load(jobs.Load("load", artifact))
-        task = asyncio.create_task(pool.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 30)))
-        await asyncio.sleep(0.3)
-        os.kill(local.pids[0], signal.SIGKILL)
-        assert len((await task).classes) == 1200
+        asyncio.get_running_loop().call_later(0.3, os.kill, local.pids[0], signal.SIGKILL)
+        answer = await pool.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 30))
+        assert len(answer.classes) == 1200
+
+
+async def build_and_kill(pool: AttachedPool, local: LocalPool, rows: Rows, folder: Path) -> None:
+    with building(rows, folder, **SLOW) as request:
+        async for report in pool.build(request):
+            if isinstance(report, jobs.Progress) and report.phase == "training":
+                os.kill(local.pids[0], signal.SIGKILL)
 
 
 async def test_a_build_whose_worker_is_killed_says_how_it_ended(local: LocalPool, rows: Rows, tmp_path: Path) -> None:
     async with attached(local) as pool:
-        with building(rows, tmp_path, **SLOW) as request, pytest.raises(WorkerFailure, match="the worker process died") as caught:
-            async for report in pool.build(request):
-                if isinstance(report, jobs.Progress) and report.phase == "training":
-                    os.kill(local.pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerFailure, match="the worker process died") as caught:
+            await build_and_kill(pool, local, rows, tmp_path)
         assert caught.value.detail == "It was ended by signal 9."
         assert (await build(pool, rows, tmp_path)).classes == ["blue", "red"]
 
@@ -77,9 +81,8 @@ async def test_an_owner_that_says_nothing_holds_up_no_failure(
     monkeypatch.setattr(attached_module, "PATIENCE", 0.1)
     async with attached(local) as pool:
         local.on_change = lambda: None
-        with building(rows, tmp_path, **SLOW) as request, pytest.raises(WorkerFailure, match="the worker process died") as caught:
-            async for _ in pool.build(request):
-                os.kill(local.pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerFailure, match="the worker process died") as caught:
+            await build_and_kill(pool, local, rows, tmp_path)
         assert caught.value.detail is None
 
 

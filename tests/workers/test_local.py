@@ -17,8 +17,7 @@ import pytest
 from tests.workers.conftest import Rows, build, building
 from tests.workers.test_pools import SLOW
 from thanoproxy.errors import ConfigurationError, WorkerFailure
-from thanoproxy.workers import jobs
-from thanoproxy.workers import seat
+from thanoproxy.workers import jobs, seat
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.settings import WorkerSettings
 

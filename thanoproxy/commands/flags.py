@@ -9,7 +9,7 @@ from typing import Any
 from thanoproxy.config import Settings, data_directory, load
 from thanoproxy.errors import ConfigurationError
 
-__all__ = ["config_flag", "listen_flag", "root_flags", "sections", "settings_of", "split_listen", "upstream_flags"]
+__all__ = ["config_flag", "fronts_flag", "listen_flag", "root_flags", "sections", "settings_of", "split_listen", "upstream_flags"]
 
 
 def config_flag(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,10 @@ def upstream_flags(parser: argparse.ArgumentParser) -> None:
 
 def listen_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="HOST:PORT", help="address for clients (default: 127.0.0.1:7432)")
+
+
+def fronts_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fronts", metavar="N", type=int, help="processes that share the port and the workers (default: 1)")
 
 
 def root_flags(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -52,6 +56,8 @@ def sections(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if given.get("listen") is not None:
         host, port = split_listen(given["listen"])
         chosen["server"] = {"host": host, "port": port}
+    if given.get("fronts") is not None:
+        chosen.setdefault("server", {})["fronts"] = given["fronts"]
     if given.get("upstream") is not None:
         chosen["upstream"] = {"url": given["upstream"]}
     if given.get("embedded") is not None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from thanoproxy.commands.flags import config_flag, listen_flag, root_flags, settings_of, upstream_flags
+from thanoproxy.commands.flags import config_flag, fronts_flag, listen_flag, root_flags, settings_of, upstream_flags
 from thanoproxy.commands.upstream import client_url, open_upstream, prepare, psql_line, require_folders
 from thanoproxy.config import Settings
 from thanoproxy.embedded import EmbeddedPostgres
 from thanoproxy.errors import ConfigurationError, UpstreamUnavailable
 
 if TYPE_CHECKING:
+    from thanoproxy.fronts.parent import Fronts
     from thanoproxy.server import Server
-
 
 HELP = "run the proxy"
 
@@ -29,6 +29,7 @@ LOOK_SECONDS = 1.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     config_flag(parser)
     listen_flag(parser)
+    fronts_flag(parser)
     upstream_flags(parser)
     root_flags(parser, "image", "weights")
 
@@ -53,11 +54,9 @@ async def until_stopped(work: Coroutine[None, None, None]) -> None:
 
 async def serve(settings: Settings) -> None:
     """Until cancelled.  Raises `UpstreamUnavailable` where the embedded server goes away."""
-    from thanoproxy.server import Server  # here, so that other commands start without it
-
     async with open_upstream(settings) as (reachable, embedded):
         await prepare(reachable)
-        server = Server(reachable)
+        server = server_of(reachable)
         try:
             await start(server)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
@@ -68,7 +67,18 @@ async def serve(settings: Settings) -> None:
             await server.close()
 
 
-async def start(server: Server) -> None:
+def server_of(settings: Settings) -> Server | Fronts:
+    """What serves: this process itself, or several that it starts."""
+    if settings.server.fronts == 1:
+        from thanoproxy.server import Server  # here, so that other commands start without it
+
+        return Server(settings)
+    from thanoproxy.fronts.parent import Fronts
+
+    return Fronts(settings)
+
+
+async def start(server: Server | Fronts) -> None:
     try:
         await server.start()
     except OSError as error:

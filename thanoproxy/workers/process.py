@@ -24,6 +24,7 @@ from thanoproxy.workers import jobs
 from thanoproxy.workers.frames import pack, read_frame
 from thanoproxy.workers.memory import keep_freed_memory
 from thanoproxy.workers.settings import WorkerSettings
+from thanoproxy.workers.spawning import say, take_stdout
 
 if TYPE_CHECKING:
     from thanoproxy.workers.device_loop import DeviceLoop
@@ -61,14 +62,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker[%(process)d] %(levelname)s %(message)s")
-    answer = _take_stdout()
+    answer = take_stdout()
     keep_freed_memory()
     start = msgspec.json.decode(sys.stdin.buffer.readline(), type=Start)
     threading.Thread(target=_end_with_stdin, args=(os.path.dirname(start.socket),), name="lifeline", daemon=True).start()
     try:
         device_loop = _make(start)
     except ThanoError as error:
-        _say(answer, NotStarted(jobs.Failure(**error.to_fields())))  # type: ignore[arg-type]
+        say(answer, NotStarted(jobs.Failure(**error.to_fields())))  # type: ignore[arg-type]
         sys.exit(1)
     asyncio.run(_serve(device_loop, start.socket, answer))
 
@@ -77,18 +78,6 @@ def _make(start: Start) -> DeviceLoop:
     from thanoproxy.workers.device_loop import DeviceLoop
 
     return DeviceLoop(start.settings, start.device, on_fatal=lambda error: os._exit(DEVICE_LOST))
-
-
-def _take_stdout() -> int:
-    """The pipe to the parent, out of reach of anything that prints."""
-    pipe = os.dup(1)
-    os.dup2(2, 1)
-    return pipe
-
-
-def _say(pipe: int, message: Started | NotStarted) -> None:
-    os.write(pipe, msgspec.json.encode(message) + b"\n")
-    os.close(pipe)
 
 
 def _end_with_stdin(folder: str) -> None:
@@ -104,7 +93,7 @@ async def _serve(device_loop: DeviceLoop, socket: str, answer: int) -> None:
         await _serve_front(device_loop, reader, writer)
 
     server = await asyncio.start_unix_server(serve_front, socket)
-    _say(answer, Started(device_loop.device.name, device_loop.device.siblings))
+    say(answer, Started(device_loop.device.name, device_loop.device.siblings))
     async with server:
         await server.serve_forever()
 

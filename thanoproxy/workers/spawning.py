@@ -1,6 +1,7 @@
 """Starting a Python process of our own, and ending it.
 
-Its standard input is its lifeline: a byte more than it expects, or the bare end of the file because this process was killed, ends it.
+Its standard input is its lifeline: an empty line is the parent's goodbye, and the bare end of the file says that the parent was
+killed and could clean up nothing.  Its standard output carries one answer, that it is ready or why it is not.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import contextlib
 import os
 import sys
 
+import msgspec
+
 import thanoproxy
 
-__all__ = ["end", "how_it_ended", "spawn"]
+__all__ = ["end", "how_it_ended", "say", "spawn", "take_stdout"]
+
+# The parent's end.
 
 
 async def spawn(module: str, *, pass_fds: tuple[int, ...] = ()) -> asyncio.subprocess.Process:
@@ -57,3 +62,19 @@ def _environment() -> dict[str, str]:
     package = os.path.dirname(os.path.dirname(os.path.abspath(thanoproxy.__file__)))
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+# The child's end.
+
+
+def take_stdout() -> int:
+    """The pipe to the parent, out of reach of anything that prints."""
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+    return pipe
+
+
+def say(pipe: int, answer: msgspec.Struct) -> None:
+    """Answer the parent, once."""
+    os.write(pipe, msgspec.json.encode(answer) + b"\n")
+    os.close(pipe)
