@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {"commands", "config"},
     "commands": {"catalog", "config", "embedded", "fronts", "server"},
-    "fronts": {"config", "server", "wire", "workers"},
+    "fronts": {"config", "server", "session.listener", "wire", "workers"},
     "server": {"catalog", "config", "session", "statements.shapes", "wire", "workers"},
     "config": set(),
     "embedded": set(),

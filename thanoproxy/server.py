@@ -23,6 +23,7 @@ from thanoproxy.config import Settings
 from thanoproxy.errors import AdminShutdown, ConfigurationError, UpstreamUnavailable
 from thanoproxy.session.door import Refused, greet, refusal
 from thanoproxy.session.leg import Farewells, Leg
+from thanoproxy.session.listener import Listener, listen
 from thanoproxy.session.login import relay_login, scram_login
 from thanoproxy.session.relay import Relay
 from thanoproxy.session.services import Services
@@ -36,10 +37,9 @@ from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.settings import WorkerSettings
 
-__all__ = ["Server", "Shared", "listen", "worker_settings"]
+__all__ = ["Server", "Shared", "worker_settings"]
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 1024
 _DRAIN_SECONDS = 10.0
 _DOOR_SECONDS = 5.0
 """How long a client that has not said who it is may take up room that others wait for."""
@@ -53,7 +53,7 @@ class Shared:
     """
 
     pool: Pool
-    listener: socket.socket
+    listener: Listener
     folder: str
     cancel_elsewhere: Callable[[Cancel], Awaitable[None]]
 
@@ -90,8 +90,8 @@ class Server:
         secret = seal.derive("mock authentication")
         self._verifiers = open_verifiers(self.settings.auth, self.settings.upstream.required_url, secret)
         self._warn()
-        self._listener = self._listener or listen(self.address)
-        self.address = self._listener.getsockname()[:2]
+        self._listener = self._listener or Listener(listen(self.address))
+        self.address = self._listener.address
         await self.pool.start()
         self._services = Services(self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name))
         if self._database:
@@ -131,6 +131,7 @@ class Server:
         """Drain: idle sessions end at once, the others when their transaction does, or after a deadline."""
         if self._accepting is not None:
             self._accepting.cancel()
+            await asyncio.wait([self._accepting])  # it looks at the listener to the end
         if self._listener is not None:
             self._listener.close()
         await self._drain()
@@ -141,13 +142,13 @@ class Server:
         await self._farewells.end()
         self._spool.cleanup()
 
-    async def _accept(self, listener: socket.socket) -> None:
+    async def _accept(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
             while len(self._arriving) >= self.settings.server.max_arriving:
                 await self._make_room()
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock = await listener.accept()
             except OSError as problem:
                 # Out of descriptors, or a peer that left early: neither may end the server.
                 _log.warning("accept: %s", problem)
@@ -155,6 +156,7 @@ class Server:
                 continue
             task = loop.create_task(self._welcome(sock))
             self._arriving[task] = loop.time()
+            self._count()
             task.add_done_callback(self._arrived)
 
     async def _make_room(self) -> None:
@@ -170,6 +172,11 @@ class Server:
     def _arrived(self, task: asyncio.Task[None]) -> None:
         del self._arriving[task]
         self._left.set()
+        self._count()
+
+    def _count(self) -> None:
+        assert self._listener is not None, "started"
+        self._listener.clients = len(self._arriving) + len(self._sessions)
 
     async def _welcome(self, sock: socket.socket) -> None:
         """From a new socket to a running session, or to its end."""
@@ -231,6 +238,7 @@ class Server:
         self._farewells.add(relay.client, relay.upstream)
         self._sessions.discard(relay)
         self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)
+        self._count()
 
     async def _cancel_running(self, relay: Relay) -> None:
         await self.upstream.cancel(Cancel(relay.identity.backend_pid, relay.identity.key), relay.route)
@@ -252,17 +260,6 @@ class Server:
 
 async def _nowhere(_: Cancel) -> None:
     """There is no other front."""
-
-
-def listen(address: tuple[str, int]) -> socket.socket:
-    """A socket that listens there.  Raises `OSError`."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(address)
-    sock.listen(_BACKLOG)
-    sock.setblocking(False)
-    return sock
 
 
 def make_pool(settings: Settings) -> Pool:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import tempfile
 
 from thanoproxy.config import Settings
 from thanoproxy.fronts.front import Front
+from thanoproxy.fronts.listener import Tally
 from thanoproxy.fronts.orders import Follow, Order, Reload, Start
-from thanoproxy.server import listen, worker_settings
+from thanoproxy.server import worker_settings
+from thanoproxy.session.listener import Listener, listen
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.seat import Seat
 
@@ -33,7 +34,7 @@ class Fronts:
         self.address = (settings.server.host, settings.server.port)
         self._pool = LocalPool(worker_settings(settings))
         self._seats = [self._seat(number) for number in range(settings.server.fronts)]
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._folder = ""
 
     @property
@@ -43,10 +44,11 @@ class Fronts:
 
     async def start(self) -> None:
         """Begin to serve; `address` then has the port in use.  Raises `ConfigurationError`, or `OSError` if the port is taken."""
-        self._listener = listen(self.address)
-        self.address = self._listener.getsockname()[:2]
+        self._listener = Listener(listen(self.address))
+        self.address = self._listener.address
         await self._pool.start()
         self._folder = tempfile.mkdtemp(prefix="thanoproxy-")
+        Tally.make(self._folder, len(self._seats))
         self._pool.on_change = self._follow
         first, *others = self._seats
         await first.open()  # alone, so that what is wrong with the settings is found once
@@ -82,7 +84,7 @@ class Fronts:
             await asyncio.to_thread(shutil.rmtree, own, ignore_errors=True)
             os.mkdir(own)
             plain = self.settings.model_dump(mode="json")
-            told = Start(plain, number, len(self._seats), self._listener.fileno(), self._folder, self._pool.places)
+            told = Start(plain, number, len(self._seats), self._listener.socket.fileno(), self._folder, self._pool.places)
             return await Front.start(told)
 
         # A new front is told of the workers again: there may have been news while it started.

@@ -19,6 +19,7 @@ import uvloop
 from thanoproxy.config import restore
 from thanoproxy.errors import ThanoError
 from thanoproxy.fronts.cancels import Cancels
+from thanoproxy.fronts.listener import SharedListener, Tally
 from thanoproxy.fronts.orders import Drain, Follow, Order, Ready, Reload, Start
 from thanoproxy.server import Server, Shared
 from thanoproxy.workers import jobs
@@ -70,7 +71,7 @@ class _Front:
         self._folder = start.folder
         self._pool = AttachedPool(start.places, start.number)
         self._cancels = Cancels(start.folder, start.number, start.fronts, lambda request: self._server.cancel(request))
-        listener = socket.socket(fileno=start.listener)
+        listener = SharedListener(socket.socket(fileno=start.listener), Tally(start.folder), start.number)
         own = os.path.join(start.folder, str(start.number))
         self._server = Server(restore(start.settings), Shared(self._pool, listener, own, self._cancels.elsewhere))
 
