@@ -41,6 +41,7 @@ __all__ = ["Server", "Shared", "worker_settings"]
 
 _log = logging.getLogger(__name__)
 _DRAIN_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
 _DOOR_SECONDS = 5.0
 """How long a client that has not said who it is may take up room that others wait for."""
 
@@ -244,14 +245,15 @@ class Server:
         await self.upstream.cancel(Cancel(relay.identity.backend_pid, relay.identity.key), relay.route)
 
     async def _drain(self) -> None:
-        for relay in list(self._sessions):
-            if relay.idle:
-                relay.fatal(AdminShutdown("terminating connection due to administrator command"))
-        waiting = [relay.closed for relay in self._sessions]
-        if waiting:
-            await asyncio.wait(waiting, timeout=_DRAIN_SECONDS)
-        for relay in list(self._sessions):
-            relay.fatal(AdminShutdown("terminating connection due to administrator command"))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _DRAIN_SECONDS
+        while self._sessions:
+            late = loop.time() >= deadline
+            for relay in list(self._sessions):
+                if relay.idle or late:
+                    relay.fatal(AdminShutdown("terminating connection due to administrator command"))
+            # A session does not say when its transaction is over, so it is looked at again.
+            await asyncio.wait([relay.closed for relay in self._sessions], timeout=_LOOK_SECONDS)
         arriving = list(self._arriving)
         for task in arriving:
             task.cancel()
