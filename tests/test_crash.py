@@ -24,14 +24,17 @@ LONG = b"BUILD MODEL half USING MobileNet_V2 OPTIONS (pretrained=false, input_si
 
 
 @contextmanager
-def serving(database: Database, images: Path, artifacts: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`thanoproxy serve` as a process of its own, with real workers; its process and a URL through it."""
+def serving(database: Database, images: Path, artifacts: Path, *words: str, **more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`thanoproxy serve` as a process of its own, with real workers; its process and a URL through it.
+
+    `words` are more arguments, and `more` is more of its environment.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "thanoproxy", "serve", "--listen", f"127.0.0.1:{port}", "--upstream", database.url]
-    environment = {**os.environ, "THANOPROXY_ARTIFACTS__URL": artifacts.as_uri()}
-    process = subprocess.Popen([*command, "--image-root", str(images)], env=environment, stdout=subprocess.DEVNULL, text=True)
+    environment = {**os.environ, "THANOPROXY_ARTIFACTS__URL": artifacts.as_uri(), **more}
+    process = subprocess.Popen([*command, "--image-root", str(images), *words], env=environment, stdout=subprocess.DEVNULL, text=True)
     url = database.url.replace(f":{database.postgres.port}/", f":{port}/")
     try:
         wait_until(lambda: listens(port), 60)
