@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from thanoproxy import config
-from thanoproxy.config import Address, Settings, load, parse_url
+from thanoproxy.config import Address, Settings, load, parse_url, restore
 from thanoproxy.errors import ConfigurationError
 
 
@@ -153,6 +154,29 @@ def test_the_path_of_a_unix_socket() -> None:
 def test_no_upstream_is_said_when_one_is_needed() -> None:
     with pytest.raises(ConfigurationError, match=r"upstream\.url is not set"):
         _ = Settings().upstream.address
+
+
+def test_several_fronts_need_workers_of_their_own_process() -> None:
+    with pytest.raises(ConfigurationError, match=r"server\.fronts: several fronts cannot share"):
+        load(flags={"server": {"fronts": 2}, "workers": {"pool": "inline"}})
+    assert load(flags={"server": {"fronts": 1}, "workers": {"pool": "inline"}}).server.fronts == 1
+
+
+def test_settings_cross_to_another_process_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load(
+        flags={
+            "server": {"fronts": 3, "login_timeout": 2.5},
+            "upstream": {"url": "postgresql://u:geheim@h/d"},
+            "images": {"roots": ["/a", "b"]},
+            "tls": {"mode": "prefer", "certificate": "c.pem"},
+            "artifacts": {"url": "file:///x"},
+        }
+    )
+    plain = json.loads(json.dumps(found.model_dump(mode="json")))
+    monkeypatch.setenv("THANOPROXY_SERVER__PORT", "1")
+    monkeypatch.setenv("THANOPROXY_CONFIG", "/no/such")
+    monkeypatch.chdir("/")
+    assert restore(plain) == found
 
 
 def test_a_password_is_not_shown_with_the_settings() -> None:

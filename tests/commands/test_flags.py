@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from thanoproxy.commands.flags import config_flag, listen_flag, root_flags, sections, split_listen, upstream_flags
+from thanoproxy.commands.flags import config_flag, fronts_flag, listen_flag, root_flags, sections, split_listen, upstream_flags
 from thanoproxy.config import data_directory
 from thanoproxy.errors import ConfigurationError
 
@@ -14,6 +14,7 @@ def parse(*words: str) -> dict[str, dict[str, object]]:
     parser = argparse.ArgumentParser()
     config_flag(parser)
     listen_flag(parser)
+    fronts_flag(parser)
     upstream_flags(parser)
     root_flags(parser, "image", "weights")
     return sections(vars(parser.parse_args(words)))
@@ -26,6 +27,8 @@ def test_flags_become_sections_of_settings() -> None:
         "upstream": {"url": "postgresql://h"},
         "images": {"roots": (Path("a"), Path("b"))},
     }
+    assert parse("--fronts", "3") == {"server": {"fronts": 3}}
+    assert parse("--fronts", "3", "--listen", ":7") == {"server": {"host": "127.0.0.1", "port": 7, "fronts": 3}}
     assert parse("--embedded") == {"upstream": {"embedded": data_directory()}}
     assert parse("--embedded", "/x", "--weights-root", "w") == {"upstream": {"embedded": "/x"}, "weights": {"roots": (Path("w"),)}}
 
