@@ -56,13 +56,16 @@ async def connect(listeners: list[SharedListener], clients: int, accepting: list
 
 
 async def test_clients_are_spread_evenly(listeners: list[SharedListener]) -> None:
-    assert await connect(listeners, 30, listeners) == [10, 10, 10]
+    got = await connect(listeners, 30, listeners)
+    assert max(got) - min(got) <= 2
 
 
 async def test_whoever_has_more_lets_the_others_catch_up(listeners: list[SharedListener]) -> None:
     listeners[0].clients = 10
-    assert await connect(listeners, 12, listeners) == [0, 6, 6]
-    assert [listener.clients for listener in listeners] == [10, 6, 6]
+    got = await connect(listeners, 12, listeners)
+    assert got[0] <= 2, "it stands back, though not for ever"
+    assert abs(got[1] - got[2]) <= 2
+    assert [listener.clients for listener in listeners] == [10 + got[0], got[1], got[2]]
 
 
 async def test_a_front_that_does_not_accept_keeps_nobody_waiting(listeners: list[SharedListener]) -> None:

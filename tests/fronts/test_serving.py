@@ -145,7 +145,8 @@ def test_sessions_are_spread_over_the_fronts_and_share_workers_and_models(two: R
     with ExitStack() as stack:
         clients = [stack.enter_context(psycopg.connect(two.url, autocommit=True)) for _ in range(6)]
         holders = Counter(two.front_of(port_of(client.fileno())) for client in clients)
-        assert holders == dict.fromkeys(two.fronts, 3)
+        assert set(holders) == set(two.fronts)
+        assert min(holders.values()) >= 2
         assert {len(client.execute(PREDICT).fetchall()) for client in clients} == {24}
     assert len(two.workers) == 1
 
