@@ -1,8 +1,8 @@
 """What a session may ask of the workers, whichever way they run.
 
-Three pools keep this one interface: `thanoproxy.workers.inline` (a thread of this process, for tests), `thanoproxy.workers.local`
-(processes on this machine) and, later, Ray actors.  Cancellation is asyncio's own: whoever awaits a job and is cancelled has
-cancelled the job, and the worker stops at its next batch.
+Several pools keep this one interface: `thanoproxy.workers.inline` (a thread of this process, for tests), `thanoproxy.workers.local`
+(processes on this machine), `thanoproxy.workers.attached` (those of another process's local pool) and, later, Ray actors.
+Cancellation is asyncio's own: whoever awaits a job and is cancelled has cancelled the job, and the worker stops at its next batch.
 """
 
 from __future__ import annotations
