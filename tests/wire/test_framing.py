@@ -119,6 +119,11 @@ class TestFrontend:
         walk.walk(message(b"d", b"1\n") + SYNC + message(b"c") + SYNC)
         assert bytes(walk.owed.ready).count(b"S") == 1
 
+    def test_what_a_login_says_is_not_owed_a_reply(self, framing: ModuleType) -> None:
+        walk = frontend(framing)
+        walk.walk(message(b"p", b"SCRAM-SHA-256\0") + message(b"p", b"c=biws"))
+        assert not walk.owed.unsynced, "a session that has only logged in is idle"
+
     def test_a_copy_in_a_simple_query_owes_one(self, framing: ModuleType) -> None:
         walk = frontend(framing)
         walk.walk(query(b"COPY t FROM STDIN"))

@@ -1,7 +1,7 @@
 # Types for Cython; the source is framing.py, which does not know of this file.
 cimport cython
 
-cdef int QUERY, PARSE, SYNC, FUNCTION_CALL, COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE
+cdef int QUERY, PARSE, SYNC, FUNCTION_CALL, COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE, LOGIN
 cdef int READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR
 
 @cython.locals(upper=bytes, mark=bytes)

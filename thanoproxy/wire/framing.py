@@ -30,7 +30,7 @@ must not be held back."""
 _LARGEST_STATUS = 1 << 16
 
 QUERY, PARSE, SYNC, FUNCTION_CALL = b"QPSF"
-COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE = b"cfdC"
+COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE, LOGIN = b"cfdCp"
 READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR = b"ZSGWK3E"
 
 
@@ -159,7 +159,7 @@ class FrontendWalk(Walk):
                 owed.ask(kind)
             elif kind in (COPY_DONE, COPY_FAIL):
                 owed.end_copy()
-            elif kind != COPY_DATA:
+            elif kind not in (COPY_DATA, LOGIN):  # neither has a reply that a ReadyForQuery ends
                 if self.concerns is not None:
                     if end > size and length <= LARGEST_TEXT:
                         break
