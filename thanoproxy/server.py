@@ -199,7 +199,7 @@ class Server:
             with contextlib.suppress(OSError):
                 await leg.write(refused.reply)
         except ssl.SSLError as problem:
-            _log.info("a TLS handshake failed: %s", problem.reason or problem)
+            _log.info("a TLS handshake failed: %s", problem.strerror or problem)
         except (OSError, TimeoutError):
             pass  # a health check that looked in, or a client that fell silent
         finally:

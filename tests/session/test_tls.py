@@ -23,6 +23,7 @@ from tests.serving import Proxy, running_proxy, small_model
 from tests.session.certificates import Authority
 from thanoproxy.embedded import EmbeddedPostgres
 from thanoproxy.wire import messages
+from thanoproxy.wire.clienthello import NO_APPLICATION_PROTOCOL
 from thanoproxy.wire.startup import GSSENC_REQUEST, SSL_REQUEST, request
 
 pytestmark = pytest.mark.timeout(60)
@@ -148,13 +149,13 @@ class TestRequire:
             psycopg.connect(f"{requiring.url(database)}?sslmode=disable", connect_timeout=10)
 
     def test_without_a_certificate(self, requiring: Proxy, database: Database) -> None:
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(psycopg.OperationalError, match="certificate required"):
             psycopg.connect(f"{requiring.url(database)}?sslmode=require", connect_timeout=10)
 
     def test_with_a_certificate_of_another_authority(self, requiring: Proxy, database: Database, tmp_path: Path) -> None:
         pair = Authority(tmp_path, "stranger").sign("client")
         url = f"{requiring.url(database)}?sslmode=require&sslcert={pair.certificate}&sslkey={pair.key}"
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(psycopg.OperationalError, match="unknown ca"):
             psycopg.connect(url, connect_timeout=10)
 
     @pytest.mark.parametrize("mode", ["require", "allow"])
@@ -207,12 +208,52 @@ def test_ssl_request(preferring: Proxy, before: list[int]) -> None:
             assert tls.recv(1) == b"R"
 
 
-@pytest.mark.parametrize("alpn", [None, ["http/1.1"]])
-def test_direct_tls_without_the_protocols_name_is_closed(preferring: Proxy, alpn: list[str] | None) -> None:
-    with dial(preferring) as sock, contextlib.suppress(ConnectionError, ssl.SSLError), shake(sock, alpn) as tls:
+def test_direct_tls_without_the_protocols_name_is_closed(preferring: Proxy) -> None:
+    with dial(preferring) as sock, contextlib.suppress(ConnectionError, ssl.SSLError), shake(sock) as tls:
         with contextlib.suppress(ConnectionError):
             tls.sendall(startup())
         assert rest(tls) == b""
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_client_of_other_protocols_is_told_so(preferring: Proxy, direct: bool) -> None:
+    """As by PostgreSQL 17; older ones know nothing of ALPN."""
+    with dial(preferring) as sock:
+        if not direct:
+            sock.sendall(request(SSL_REQUEST))
+            assert sock.recv(1) == b"S"
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol|alert number 120"):
+            shake(sock, ["http/1.1", "h2"])
+
+
+def test_a_name_among_others_is_enough(preferring: Proxy) -> None:
+    with dial(preferring) as sock:
+        sock.sendall(request(SSL_REQUEST))
+        assert sock.recv(1) == b"S"
+        with shake(sock, ["h2", "postgresql"]) as tls:
+            assert tls.selected_alpn_protocol() == "postgresql"
+            tls.sendall(startup())
+            assert tls.recv(1) == b"R"
+
+
+def test_a_hello_in_small_pieces(preferring: Proxy) -> None:
+    """What is not yet there is waited for."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    client = context.wrap_bio(incoming, outgoing)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = outgoing.read()
+    with dial(preferring) as sock:
+        sock.sendall(request(SSL_REQUEST))
+        assert sock.recv(1) == b"S"
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (hello[:3], hello[3:9], hello[9:200], hello[200:]):
+            sock.sendall(part)
+            time.sleep(0.05)
+        assert rest(sock) == NO_APPLICATION_PROTOCOL
 
 
 @pytest.mark.parametrize("code", [SSL_REQUEST, GSSENC_REQUEST])

@@ -17,6 +17,7 @@ from typing import cast
 
 import uvloop
 
+from thanoproxy.session.handshake import HandshakeError
 from thanoproxy.session.link import Link
 from thanoproxy.session.transport import SocketTransport
 
@@ -133,10 +134,16 @@ class Leg:
     # Encryption.  A handshake that fails raises `ssl.SSLError` or another `OSError`, and closes the leg.
 
     async def accept_tls(self, context: ssl.SSLContext) -> None:
-        reader = self._give()
-        await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: reader, self._sock, ssl=context, ssl_shutdown_timeout=_SHUTDOWN_SECONDS
-        )
+        with self._sock.dup() as spare:  # the loop closes its own as soon as the handshake fails
+            reader = self._give()
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    lambda: reader, self._sock, ssl=context, ssl_shutdown_timeout=_SHUTDOWN_SECONDS
+                )
+            except HandshakeError as problem:
+                with contextlib.suppress(OSError):
+                    spare.send(problem.alert)
+                raise
         self._reader = reader
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from thanoproxy import config
 from thanoproxy.errors import ConfigurationError
+from thanoproxy.session.handshake import ALPN, ServerContext
 
-__all__ = ["ALPN", "ServerTls", "UpstreamTls", "end_point", "server_tls", "upstream_tls"]
-
-ALPN = "postgresql"
+__all__ = ["ServerTls", "UpstreamTls", "end_point", "server_tls", "upstream_tls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def server_tls(settings: config.Tls) -> ServerTls | None:
     if settings.mode == "off":
         return None
     assert settings.certificate is not None, "Tls checks it"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[settings.min_version]
     # As the server itself: sessions are not resumed, and nothing is negotiated twice.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
