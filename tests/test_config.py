@@ -112,6 +112,12 @@ def test_a_wrong_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPat
         ("server = 3", "server: "),
         ("[upstream]\nurl = 'postgresql://u:geheim@h'\nembedded = '/x'", "upstream: url and embedded exclude each other"),
         ("[server]\nport = -1\nlogin_timeout = 0", "and 1 more"),
+        ("[tls]\nmin_version = 'TLSv1.3'\nmax_version = 'TLSv1.2'", "tls: min_version is newer than max_version"),
+        ("[upstream]\nmirror_tls = true", "upstream: mirror_tls needs a server that is reached by TCP"),
+        ("[upstream]\nmirror_tls = true\nurl = 'postgresql://u:geheim@%2Frun/d'", "upstream: mirror_tls needs"),
+        ("[upstream]\nmirror_tls = true\nurl = 'postgresql://u:geheim@h/d?sslmode=disable'", "upstream: mirror_tls needs"),
+        ("[upstream]\nvouch = true\nurl = 'postgresql://u:geheim@h/d'", "upstream: vouch needs a url with TLS and sslcert"),
+        ("[upstream]\nvouch = true\nurl = 'postgresql://u:geheim@h/d?sslcert=x'", "upstream.vouch needs tls.client_ca"),
     ],
 )
 def test_a_wrong_file(toml: Callable[[str], Path], text: str, message: str) -> None:

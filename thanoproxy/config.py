@@ -106,14 +106,20 @@ class Tls(Section):
     certificate: File | None = Field(default=None, description="PEM file of our certificate, and of what it is signed by")
     key: File | None = Field(default=None, description="PEM file of its key, without a password; none if `certificate` holds it, too")
     client_ca: File | None = Field(
-        default=None, description="PEM file of authorities; a client that uses TLS then needs a certificate of theirs"
+        default=None, description="PEM file of authorities; clients that use TLS are asked for a certificate of theirs"
+    )
+    client_certificates: Literal["require", "optional"] = Field(
+        default="require", description="with `client_ca`: whether a client that uses TLS may come without a certificate"
     )
     min_version: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.2", description="oldest version of TLS that is spoken")
+    max_version: Literal["TLSv1.2", "TLSv1.3"] = Field(default="TLSv1.3", description="newest version of TLS that is spoken")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.mode != "off" and self.certificate is None:
             raise ValueError(f"mode {self.mode} needs tls.certificate")
+        if self.min_version > self.max_version:
+            raise ValueError("min_version is newer than max_version")
         return self
 
 
@@ -195,6 +201,14 @@ class Upstream(Section):
         default=None, repr=False, description="postgresql://user:password@host:port/database?sslmode=…; its role also writes thanosql.jobs"
     )
     embedded: Folder | None = Field(default=None, description="folder of a PostgreSQL that we start ourselves, in place of url")
+    mirror_tls: bool = Field(
+        default=False,
+        description="encrypt the server's leg of exactly those clients that use TLS, so that `hostssl` and `hostnossl` mean the clients",
+    )
+    vouch: bool = Field(
+        default=False,
+        description="show `sslcert` of `url` only for clients with a certificate of `tls.client_ca` in the name of the user they log in as",
+    )
 
     @field_validator("url")
     @classmethod
@@ -209,6 +223,12 @@ class Upstream(Section):
     def _one(self) -> Self:
         if self.url is not None and self.embedded is not None:
             raise ValueError("url and embedded exclude each other")
+        options = {} if self.url is None else self.address.options
+        plain = self.url is None or self.address.socket_directory is not None or options.get("sslmode") == "disable"
+        if self.mirror_tls and plain:
+            raise ValueError("mirror_tls needs a server that is reached by TCP, and by an sslmode that is not disable")
+        if self.vouch and (plain or not options.get("sslcert")):
+            raise ValueError("vouch needs a url with TLS and sslcert")
         return self
 
     @property
@@ -285,6 +305,12 @@ class Settings(BaseSettings):
     weights: Weights = Weights()
     artifacts: Artifacts = Field(default_factory=Artifacts)
     workers: Workers = Workers()
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.upstream.vouch and (self.tls.mode == "off" or self.tls.client_ca is None):
+            raise ValueError("upstream.vouch needs tls.client_ca, and a tls.mode that is not off")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -375,7 +401,7 @@ def _one_line(error: ValidationError | SettingsError) -> str:
     first, *more = error.errors(include_url=False, include_context=False)
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     message = first["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such setting")
-    secret = name in ("upstream", "upstream.url") or first["type"] == "extra_forbidden"
+    secret = name in ("settings", "upstream", "upstream.url") or first["type"] == "extra_forbidden"
     given = "" if secret else f" (given: {first['input']!r})"
     rest = f"; and {len(more)} more" if more else ""
     return f"{name}: {message[:1].lower()}{message[1:]}{given}{rest}"

@@ -27,7 +27,7 @@ from thanoproxy.session.listener import Listener, listen
 from thanoproxy.session.login import relay_login, scram_login
 from thanoproxy.session.relay import Relay
 from thanoproxy.session.services import Services
-from thanoproxy.session.tls import server_tls, upstream_tls
+from thanoproxy.session.tls import certified_name, server_tls, upstream_tls
 from thanoproxy.session.upstream import Upstream
 from thanoproxy.session.verifiers import Verifiers, open_verifiers
 from thanoproxy.statements.shapes import Seal
@@ -65,8 +65,9 @@ class Server:
     def __init__(self, settings: Settings, shared: Shared | None = None) -> None:
         self.settings = settings
         address = settings.upstream.address
-        path = address.socket_path
-        self.upstream = Upstream(address.host, address.port, None if path is None else str(path), upstream_tls(address.options))
+        path = None if address.socket_path is None else str(address.socket_path)
+        tls = upstream_tls(address.options, vouch=settings.upstream.vouch)
+        self.upstream = Upstream(address.host, address.port, path, tls, settings.upstream.mirror_tls)
         self._tls = server_tls(settings.tls)
         self._verifiers: Verifiers | None = None
         self.address = (settings.server.host, settings.server.port)
@@ -213,7 +214,8 @@ class Server:
         relay = Relay(startup, self._services, self._cancel_running, tls=leg.tls)
         relay.on_key = self._remember
         try:
-            upstream, relay.route = await self.upstream.open(startup.packet)
+            vouched = startup.is_of(certified_name(leg.ssl_object))
+            upstream, relay.route = await self.upstream.open(startup.packet, client_tls=leg.tls, vouched=vouched)
         except OSError as problem:
             raise refusal(UpstreamUnavailable(f"cannot reach the database server: {problem.strerror or problem}")) from None
         try:

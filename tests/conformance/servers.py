@@ -1,10 +1,12 @@
 """A private cluster for one run of a suite, and a proxy in front of it: the program itself, as `thanoproxy serve` runs it.
 
-`python -m tests.conformance.servers URL` starts such a proxy, prints its port and ends with its standard input.
+`python -m tests.conformance.servers URL [SETTINGS]` starts such a proxy, prints its port and ends with its standard input; SETTINGS are
+sections of settings as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +27,9 @@ __all__ = ["HOST", "OWNER", "running_cluster", "running_proxy"]
 HOST = "127.0.0.1"
 OWNER = "postgres"
 START_SECONDS = 60
+
+Sections = Mapping[str, Mapping[str, str]]
+"""Settings by section and name."""
 
 # max_prepared_transactions as PostgreSQL's makefile sets it for its suites; no wait for the disk.
 SETTINGS = {"max_prepared_transactions": "2", "fsync": "off", "unix_socket_directories": "", "listen_addresses": HOST}
@@ -73,7 +78,7 @@ def run_as_owner(made: Distribution, account: Account, words: Sequence[str | Pat
 
 
 @contextmanager
-def running_proxy(upstream: str, folder: Path) -> Iterator[int]:
+def running_proxy(upstream: str, folder: Path, more: Sections | None = None) -> Iterator[int]:
     """`thanoproxy serve` in front of the server at the URL `upstream`; yields its port.  What it logs is in `folder`."""
     log = folder / "proxy.log"
     with log.open("w", encoding="utf-8") as output:
@@ -82,7 +87,7 @@ def running_proxy(upstream: str, folder: Path) -> Iterator[int]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=proxy_environment(upstream, folder),
+            env=proxy_environment(upstream, folder, more or {}),
         )
     try:
         yield port_of(process, log)
@@ -90,8 +95,9 @@ def running_proxy(upstream: str, folder: Path) -> Iterator[int]:
         stop(process)
 
 
-def proxy_environment(upstream: str, folder: Path) -> dict[str, str]:
+def proxy_environment(upstream: str, folder: Path, more: Sections) -> dict[str, str]:
     """Settings of our own only; the models run in the proxy's process, since no suite uses them."""
+    named = {f"THANOPROXY_{section}__{name}".upper(): value for section, names in more.items() for name, value in names.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("THANOPROXY_", "PG"))}
     return {
         **kept,
@@ -100,6 +106,7 @@ def proxy_environment(upstream: str, folder: Path) -> dict[str, str]:
         "THANOPROXY_ARTIFACTS__URL": (folder / "artifacts").as_uri(),
         "THANOPROXY_WORKERS__POOL": "inline",
         "THANOPROXY_WORKERS__DEVICES": "cpu",
+        **named,
     }
 
 
@@ -131,7 +138,8 @@ def free_port() -> int:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="thanoproxy-conformance-") as folder, running_proxy(sys.argv[1], Path(folder)) as port:
+    url, more = sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    with tempfile.TemporaryDirectory(prefix="thanoproxy-conformance-") as folder, running_proxy(url, Path(folder), more) as port:
         print(port, flush=True)
         sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""A database with pictures in it and a model of them, built once for these tests."""
+"""A database with pictures in it and a model of them, and a PostgreSQL that speaks TLS: made once for these tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import uvloop
 
 from tests.databases import Database
 from tests.serving import Proxy, small_model
+from tests.session.certificates import Authority
+from tests.session.encrypted import EncryptedPostgres, find_programs, running_postgres
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -31,3 +33,17 @@ def connection(url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """An autocommit connection through the proxy."""
     with psycopg.connect(url, autocommit=True) as open_connection:
         yield open_connection
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server(authority: Authority) -> Iterator[EncryptedPostgres]:
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL with TLS on this machine (apt install postgresql)")
+    with running_postgres(programs, authority) as running:
+        yield running

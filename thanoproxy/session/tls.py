@@ -11,12 +11,13 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from thanoproxy import config
 from thanoproxy.errors import ConfigurationError
 from thanoproxy.session.handshake import ALPN, ServerContext
 
-__all__ = ["ServerTls", "UpstreamTls", "end_point", "server_tls", "upstream_tls"]
+__all__ = ["ServerTls", "UpstreamTls", "certified_name", "end_point", "server_tls", "upstream_tls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,14 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTls:
-    """How we reach the server; `context` is there unless `mode` is disable."""
+    """How we reach the server; `context` is there unless `mode` is disable.
+
+    `vouching` is the context with our certificate for the clients we vouch for, if the others are to go without.
+    """
 
     mode: str = "disable"
     context: ssl.SSLContext | None = None
+    vouching: ssl.SSLContext | None = None
 
 
 def server_tls(settings: config.Tls) -> ServerTls | None:
@@ -42,7 +47,7 @@ def server_tls(settings: config.Tls) -> ServerTls | None:
         return None
     assert settings.certificate is not None, "Tls checks it"
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _VERSIONS[settings.min_version]
+    context.minimum_version, context.maximum_version = _VERSIONS[settings.min_version], _VERSIONS[settings.max_version]
     # As the server itself: sessions are not resumed, and nothing is negotiated twice.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 0
@@ -50,7 +55,7 @@ def server_tls(settings: config.Tls) -> ServerTls | None:
     _load_chain(context, settings.certificate, settings.key, "tls.certificate")
     if settings.client_ca is not None:
         _load_roots(context, settings.client_ca, "tls.client_ca")
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED if settings.client_certificates == "require" else ssl.CERT_OPTIONAL
     try:
         leaf = end_point(ssl.PEM_cert_to_DER_cert(_first_certificate(settings.certificate)))
     except (OSError, ValueError) as problem:
@@ -58,11 +63,22 @@ def server_tls(settings: config.Tls) -> ServerTls | None:
     return ServerTls(context, settings.mode == "require", leaf)
 
 
-def upstream_tls(options: Mapping[str, str]) -> UpstreamTls:
+def upstream_tls(options: Mapping[str, str], *, vouch: bool = False) -> UpstreamTls:
     """What the URL's parameters ask for, with libpq's defaults.  Raises `ConfigurationError`."""
     mode = options.get("sslmode", "prefer")
     if mode == "disable":
         return UpstreamTls()
+    context = _client_context(options, mode)
+    # libpq would also take ~/.postgresql/postgresql.crt.  We do not: what it proves, it would prove for every client of ours.
+    if not options.get("sslcert"):
+        return UpstreamTls(mode, context)
+    vouching = _client_context(options, mode) if vouch else None
+    key = options.get("sslkey")
+    _load_chain(vouching or context, Path(options["sslcert"]), Path(key) if key else None, "upstream.url: sslcert")
+    return UpstreamTls(mode, context, vouching)
+
+
+def _client_context(options: Mapping[str, str], mode: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols([ALPN])
@@ -75,11 +91,14 @@ def upstream_tls(options: Mapping[str, str]) -> UpstreamTls:
     if mode == "verify-full":
         context.check_hostname = True
         context.hostname_checks_common_name = True
-    # libpq would also take ~/.postgresql/postgresql.crt.  We do not: what it proves, it would prove for every client of ours.
-    if options.get("sslcert"):
-        key = options.get("sslkey")
-        _load_chain(context, Path(options["sslcert"]), Path(key) if key else None, "upstream.url: sslcert")
-    return UpstreamTls(mode, context)
+    return context
+
+
+def certified_name(peer: ssl.SSLObject | None) -> bytes | None:
+    """The common name in the certificate that a client has shown; None without one, or with several names."""
+    subject: Any = (peer.getpeercert() if peer is not None else None) or {}
+    names = [value for group in subject.get("subject", ()) for key, value in group if key == "commonName"]
+    return names[0].encode() if len(names) == 1 else None
 
 
 def end_point(certificate: bytes) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,27 +54,30 @@ class Upstream:
     port: int
     path: str | None = None
     tls: UpstreamTls = _NO_TLS
+    mirror: bool = False
+    """Whether a session's connection is encrypted exactly if its client's is, whatever sslmode would try."""
 
     @property
     def may_encrypt(self) -> bool:
-        return self._ways() != ("plain",)
+        return self._ways(client_tls=True) != ("plain",)
 
-    async def open(self, packet: bytes) -> tuple[Leg, Route]:
-        """A connection on which the StartupMessage `packet` was sent.  Raises `OSError`."""
-        ways = self._ways()
+    async def open(self, packet: bytes, *, client_tls: bool, vouched: bool = False) -> tuple[Leg, Route]:
+        """A connection on which the StartupMessage `packet` was sent; `vouched` if we know whose it is.  Raises `OSError`."""
+        ways = self._ways(client_tls)
+        context = self.tls.vouching if vouched and self.tls.vouching is not None else self.tls.context
         for way in ways[:-1]:
             with contextlib.suppress(OSError):
-                leg, route = await self._begin(way, packet)
+                leg, route = await self._begin(way, packet, context)
                 # After an N the connection is as plain as the next would be.
                 if (way == "either" and not leg.tls) or not await _refuses(leg):
                     return leg, route
-        return await self._begin(ways[-1], packet)
+        return await self._begin(ways[-1], packet, context)
 
-    async def _begin(self, way: Way, packet: bytes) -> tuple[Leg, Route]:
+    async def _begin(self, way: Way, packet: bytes, context: ssl.SSLContext | None) -> tuple[Leg, Route]:
         sock, address = await self._connect()
         leg = Leg(sock)
         try:
-            await self._encrypt(leg, way)
+            await self._encrypt(leg, way, context)
             await leg.write(packet)
         except BaseException:
             leg.close()
@@ -89,20 +93,24 @@ class Upstream:
     async def _send_cancel(self, packet: bytes, route: Route | None) -> None:
         if route is None:
             sock, _ = await self._connect()
-            way = self._ways()[0]
+            way = self._ways(client_tls=False)[0]
         else:
             sock = await _connected(socket.socket(route.family), route.address)
             way = "tls" if route.tls else "plain"
         leg = Leg(sock)
         try:
-            await self._encrypt(leg, way)
+            await self._encrypt(leg, way, self.tls.context)
             await leg.write(packet)
             await leg.exactly(1)
         finally:
             leg.close()
 
-    def _ways(self) -> tuple[Way, ...]:
-        return ("plain",) if self.path is not None else _ATTEMPTS[self.tls.mode]
+    def _ways(self, client_tls: bool) -> tuple[Way, ...]:
+        if self.path is not None:
+            return ("plain",)
+        if self.mirror:
+            return ("tls",) if client_tls else ("plain",)
+        return _ATTEMPTS[self.tls.mode]
 
     async def _connect(self) -> tuple[socket.socket, Any]:
         """A socket connected to the first address that answers, and that address."""
@@ -121,22 +129,23 @@ class Upstream:
             return sock, address
         raise problem or OSError(f"{self.host} has no address")
 
-    async def _encrypt(self, leg: Leg, way: Way) -> None:
+    async def _encrypt(self, leg: Leg, way: Way, context: ssl.SSLContext | None) -> None:
         """SSLRequest and the handshake, where `way` wants them.  Raises `OSError`."""
         if way == "plain":
             return
-        assert self.tls.context is not None, "sslmode is not disable"
+        assert context is not None, "sslmode is not disable"
         await leg.write(request(SSL_REQUEST))
         answer = await leg.exactly(1)
         if leg.waiting():
             # Whatever it is, nobody has vouched for it (CVE-2021-23222); an error text least of all (CVE-2024-10977).
             raise ConnectionError("the server answered SSLRequest with more than one byte")
         if answer == b"S":
-            await leg.start_tls(self.tls.context, self.host)
+            await leg.start_tls(context, self.host)
         elif answer != b"N":
             raise ConnectionError("the server did not understand SSLRequest")
         elif way == "tls":
-            raise ConnectionError(f"the server does not support TLS, which sslmode {self.tls.mode} needs")
+            wanted = "upstream.mirror_tls" if self.mirror else f"sslmode {self.tls.mode}"
+            raise ConnectionError(f"the server does not support TLS, which {wanted} needs")
 
 
 async def _connected(sock: socket.socket, address: Any) -> socket.socket:

@@ -24,6 +24,8 @@ _CANCEL, SSL_REQUEST, GSSENC_REQUEST = 80877102, 80877103, 80877104
 LARGEST_PACKET = 10000
 """Bytes after the length (MAX_STARTUP_PACKET_LENGTH)."""
 _LARGEST_KEY = 256
+_LONGEST_NAME = 63
+"""Bytes of a user's name (NAMEDATALEN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class Startup:
     @property
     def user(self) -> str:
         return self.parameters.get(b"user", b"").decode("utf-8", "replace")
+
+    def is_of(self, name: bytes | None) -> bool:
+        """Whether the server will take `name` for the user: longer ones it cuts, and then they may be somebody else's."""
+        return name is not None and name == self.parameters.get(b"user") and len(name) <= _LONGEST_NAME
 
     @property
     def database(self) -> str:
