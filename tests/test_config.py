@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from thanoproxy import config
-from thanoproxy.config import Address, Settings, load, parse_url, restore
+from thanoproxy.config import Settings, load, restore
 from thanoproxy.errors import ConfigurationError
 
 
@@ -90,6 +90,28 @@ def test_settings_cross_to_another_process() -> None:
         ("UPSTREAM__URL", "mysql://u:geheim@h", "upstream.url: should begin with postgresql://"),
         ("UPSTREAM__URL", "postgresql://u:geheim@h,i/d", "upstream.url: should name one host"),
         ("UPSTREAM__URL", "postgresql://u:geheim@h:0/d", "upstream.url: should have a port"),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?sslmode=on", "upstream.url: sslmode should be one of disable, allow, "),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?ssl=true", "upstream.url: there is no parameter 'ssl' (there are: sslmode, "),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?channel_binding=require", "upstream.url: there is no parameter 'channel_binding'"),
+        (
+            "UPSTREAM__URL",
+            "postgresql://u:geheim@h/d?sslnegotiation=none",
+            "upstream.url: sslnegotiation should be one of",
+        ),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?sslnegotiation=direct", "upstream.url: sslnegotiation=direct needs"),
+        (
+            "UPSTREAM__URL",
+            "postgresql://u:geheim@h/d?sslrootcert=system&sslmode=require",
+            "upstream.url: sslrootcert=system needs",
+        ),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?sslkey=k", "upstream.url: sslkey needs sslcert"),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?sslpassword=geheim", "upstream.url: sslpassword needs sslcert"),
+        ("UPSTREAM__URL", "postgresql://u:geheim@h/d?ssl_min_protocol_version=SSLv3", "upstream.url: ssl_min_protocol_version should be"),
+        (
+            "UPSTREAM__URL",
+            "postgresql://u:geheim@h/d?ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2",
+            "upstream.url: ssl_min_protocol_version is newer than ssl_max_protocol_version",
+        ),
         ("WEIGHTS__DOWNLOAD", "perhaps", "weights.download: "),
         ("CONFIG", "/no/such/file", "cannot read the configuration file /no/such/file: No such file or directory"),
     ],
@@ -132,29 +154,6 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="not valid TOML"):
         load(tmp_path / "x.toml")
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("postgresql://", Address("127.0.0.1", 5432, None, None, None, None, {})),
-        ("postgres://u@h:5433/d", Address("h", 5433, None, "u", None, "d", {})),
-        (
-            "postgresql://u%40x:p%3A@[::1]:54/d%20b?sslmode=require",
-            Address("::1", 54, None, "u@x", "p:", "d b", {"sslmode": "require"}),
-        ),
-        ("postgresql://[::1]/d", Address("::1", 5432, None, None, None, "d", {})),
-        ("postgresql:///db?host=/run/pg&port=6432&user=me", Address("", 6432, Path("/run/pg"), "me", None, "db", {})),
-        ("postgresql://%2Frun%2Fpg/db", Address("", 5432, Path("/run/pg"), None, None, "db", {})),
-    ],
-)
-def test_urls(url: str, address: Address) -> None:
-    assert parse_url(url) == address
-
-
-def test_the_path_of_a_unix_socket() -> None:
-    assert parse_url("postgresql://%2Frun%2Fpg/db").socket_path == Path("/run/pg/.s.PGSQL.5432")
-    assert parse_url("postgresql://h/db").socket_path is None
 
 
 def test_no_upstream_is_said_when_one_is_needed() -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -35,10 +34,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from thanoproxy.address import Address, check_options, parse_url
 from thanoproxy.errors import ConfigurationError
 
 __all__ = [
-    "Address",
     "Artifacts",
     "Auth",
     "Images",
@@ -55,7 +54,6 @@ __all__ = [
 
 PREFIX = "THANOPROXY_"
 NESTED = "__"
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 def data_directory() -> Path:
@@ -143,57 +141,6 @@ class Auth(Section):
     )
 
 
-@dataclass(frozen=True)
-class Address:
-    """An upstream URL taken apart.  Where the server is reached by a unix socket, `socket_directory` is set and `host` is empty."""
-
-    host: str
-    port: int
-    socket_directory: Path | None
-    user: str | None
-    password: str | None
-    database: str | None
-    options: Mapping[str, str]
-
-    @property
-    def socket_path(self) -> Path | None:
-        """The unix socket itself, named as PostgreSQL names it."""
-        return None if self.socket_directory is None else self.socket_directory / f".s.PGSQL.{self.port}"
-
-
-def parse_url(url: str) -> Address:
-    """The parts of a libpq connection URL that names one host.
-
-    https://www.postgresql.org/docs/18/libpq-connect.html#LIBPQ-CONNSTRING-URIS; a host that begins with a slash is the folder of a
-    unix socket.  Raises `ValueError`, whose text never repeats the URL, since that may hold a password.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise ValueError("should begin with postgresql://")
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    place = parts.netloc.rpartition("@")[2]
-    if "," in place or "," in options.get("host", ""):
-        raise ValueError("should name one host")
-    bracketed = place.startswith("[")
-    name, _, digits = (place[1:].partition("]")[0], "", place.rpartition("]:")[2]) if bracketed else place.partition(":")
-    if bracketed and "]:" not in place:
-        digits = ""
-    host = options.pop("host", "") or unquote(name) or "127.0.0.1"
-    port = options.pop("port", "") or digits or "5432"
-    if not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ValueError("should have a port between 1 and 65535")
-    socket = Path(host) if host.startswith("/") else None
-    return Address(
-        host="" if socket else host,
-        port=int(port),
-        socket_directory=socket,
-        user=options.pop("user", "") or unquote(parts.username or "") or None,
-        password=options.pop("password", "") or unquote(parts.password or "") or None,
-        database=options.pop("dbname", "") or unquote(parts.path.lstrip("/")) or None,
-        options=options,
-    )
-
-
 class Upstream(Section):
     """The PostgreSQL behind us: one that runs already (`url`), or one of our own (`embedded`)."""
 
@@ -214,9 +161,7 @@ class Upstream(Section):
     @classmethod
     def _whole(cls, url: str | None) -> str | None:
         if url is not None:
-            mode = parse_url(url).options.get("sslmode", "prefer")
-            if mode not in SSL_MODES:
-                raise ValueError(f"sslmode should be one of {', '.join(SSL_MODES)}")
+            check_options(parse_url(url).options)
         return url
 
     @model_validator(mode="after")

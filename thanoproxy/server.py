@@ -27,10 +27,11 @@ from thanoproxy.session.listener import Listener, listen
 from thanoproxy.session.login import relay_login, scram_login
 from thanoproxy.session.relay import Relay
 from thanoproxy.session.services import Services
-from thanoproxy.session.tls import certified_name, server_tls, upstream_tls
 from thanoproxy.session.upstream import Upstream
 from thanoproxy.session.verifiers import Verifiers, open_verifiers
 from thanoproxy.statements.shapes import Seal
+from thanoproxy.tls.clients import certified_name, server_tls
+from thanoproxy.tls.upstream import upstream_tls
 from thanoproxy.wire.startup import Cancel, Startup
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool

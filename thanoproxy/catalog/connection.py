@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 
+from thanoproxy.address import WEAK_MODES, parse_url
 from thanoproxy.errors import UpstreamUnavailable
+from thanoproxy.tls.upstream import upstream_tls
 
 __all__ = ["Connection", "connect", "open_connection", "stranger"]
 
@@ -33,13 +35,23 @@ COMMAND_SECONDS = 60.0
 
 async def open_connection(url: str, database: str | None = None) -> Connection:
     """Connect to `url`, in another database of the same server if one is named.  Raises `UpstreamUnavailable`."""
+    encryption = encryption_of(url)
     try:
         return await asyncpg.connect(
-            url, database=database, server_settings=SETTINGS, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS
+            url, database=database, server_settings=SETTINGS, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, **encryption
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         reason = str(error) or type(error).__name__
         raise UpstreamUnavailable(f"upstream.url: cannot connect to PostgreSQL: {reason.splitlines()[0]}") from error
+
+
+def encryption_of(url: str) -> dict[str, Any]:
+    """Where TLS is certain, it is as the sessions' own.  Where it is only tried, asyncpg does that, and then nothing is verified."""
+    options = parse_url(url).options
+    if options.get("sslmode", "prefer") in WEAK_MODES:
+        return {}
+    tls = upstream_tls(options)
+    return {"ssl": tls.context, "direct_tls": tls.direct}
 
 
 async def stranger(connection: Connection) -> str | None:

@@ -7,9 +7,9 @@ All of it is read exactly, packet by packet, so nothing that arrived in plaintex
 from __future__ import annotations
 
 from thanoproxy.errors import FeatureNotSupported, InvalidAuthorization, ProtocolViolation, ThanoError
-from thanoproxy.session.handshake import ALPN
 from thanoproxy.session.leg import Leg
-from thanoproxy.session.tls import ServerTls
+from thanoproxy.tls.clients import ServerTls
+from thanoproxy.tls.handshake import ALPN
 from thanoproxy.wire import messages
 from thanoproxy.wire.startup import GSSENC_REQUEST, SSL_REQUEST, Cancel, Startup, packet_size, read_packet
 

@@ -17,9 +17,9 @@ from typing import cast
 
 import uvloop
 
-from thanoproxy.session.handshake import HandshakeError
 from thanoproxy.session.link import Link
 from thanoproxy.session.transport import SocketTransport
+from thanoproxy.tls.handshake import HandshakeError
 
 __all__ = ["Farewells", "Leg", "TooLong"]
 

@@ -17,8 +17,8 @@ import logging
 from thanoproxy.errors import FeatureNotSupported, InvalidAuthorization, InvalidPassword, ProtocolViolation, ThanoError, UpstreamUnavailable
 from thanoproxy.session.door import refusal
 from thanoproxy.session.leg import Leg, TooLong
-from thanoproxy.session.tls import end_point
 from thanoproxy.session.verifiers import Verifiers
+from thanoproxy.tls.files import end_point
 from thanoproxy.wire.messages import message
 from thanoproxy.wire.scram import LARGEST, PLUS, Acceptor, Initiator, Keys
 from thanoproxy.wire.startup import Startup

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from thanoproxy.session.leg import Leg
-from thanoproxy.session.tls import UpstreamTls
+from thanoproxy.tls.handshake import ALPN
+from thanoproxy.tls.upstream import UpstreamTls
 from thanoproxy.wire.startup import SSL_REQUEST, Cancel, request
 
 __all__ = ["Route", "Upstream"]
@@ -134,6 +135,9 @@ class Upstream:
         if way == "plain":
             return
         assert context is not None, "sslmode is not disable"
+        if self.tls.direct:
+            await self._begin_with_tls(leg, context)
+            return
         await leg.write(request(SSL_REQUEST))
         answer = await leg.exactly(1)
         if leg.waiting():
@@ -146,6 +150,11 @@ class Upstream:
         elif way == "tls":
             wanted = "upstream.mirror_tls" if self.mirror else f"sslmode {self.tls.mode}"
             raise ConnectionError(f"the server does not support TLS, which {wanted} needs")
+
+    async def _begin_with_tls(self, leg: Leg, context: ssl.SSLContext) -> None:
+        await leg.start_tls(context, self.host)
+        if leg.ssl_object is None or leg.ssl_object.selected_alpn_protocol() != ALPN:
+            raise ConnectionError("the server did not agree on protocol postgresql, which sslnegotiation=direct needs")
 
 
 async def _connected(sock: socket.socket, address: Any) -> socket.socket:
