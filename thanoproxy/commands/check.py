@@ -9,15 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import uvloop
 
 from thanoproxy.catalog.connection import connect, stranger
 from thanoproxy.catalog.install import LATEST, installed_version
 from thanoproxy.catalog.seal import KEY_FILE, open_seal
+from thanoproxy.commands.certificates import examine_certificates
+from thanoproxy.commands.findings import Finding, fail, note, ok
 from thanoproxy.commands.flags import config_flag, listen_flag, root_flags, settings_of, upstream_flags
 from thanoproxy.commands.upstream import folder_problem
 from thanoproxy.config import Settings
@@ -49,26 +50,6 @@ print(json.dumps(found))
 PROBE_SECONDS = 120.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.  A note is nothing that keeps the proxy from serving."""
-
-    verdict: Literal["ok", "FAIL", "note"]
-    subject: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.verdict:4}  {self.subject:10}  {self.text}"
-
-
-def ok(subject: str, text: str) -> Finding:
-    return Finding("ok", subject, text)
-
-
-def fail(subject: str, text: str) -> Finding:
-    return Finding("FAIL", subject, text)
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     config_flag(parser)
     listen_flag(parser)
@@ -94,6 +75,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield ok("config", f"listens on {settings.server.host} port {settings.server.port}")
     url, finding = upstream_url(settings)
     yield finding
+    for found in examine_certificates(settings):
+        yield found
     if url is not None:
         async for found in examine_database(url):
             yield found
@@ -144,7 +127,7 @@ def examine_folders(settings: Settings) -> Iterator[Finding]:
             problem = folder_problem(root)
             yield ok(name, str(root)) if problem is None else fail(name, f"{name}.roots: {root} {problem}")
     if not settings.images.roots:
-        yield Finding("note", "images", "images.roots is empty: only images in bytea columns can be used")
+        yield note("images", "images.roots is empty: only images in bytea columns can be used")
     yield examine_artifacts(settings.artifacts.folder)
 
 
@@ -185,6 +168,6 @@ def describe_workers(found: dict[str, Any]) -> Iterator[Finding]:
         yield ok("devices", f"{device} (torch {found['torch']})")
     for name, file in found["weights"].items():
         if file is None:
-            yield Finding("note", "weights", f"{name}: no pretrained weights found; BUILD needs pretrained=false")
+            yield note("weights", f"{name}: no pretrained weights found; BUILD needs pretrained=false")
         else:
             yield ok("weights", f"{name}: {file}")

@@ -5,8 +5,11 @@ Whatever keeps one from being used is a `ConfigurationError` that names the sett
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import ssl
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 __all__ = ["Lifetime", "end_point", "leaf_end_point", "lifetimes", "load_chain", "load_revoked", "load_roots", "revoked_until"]
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,16 @@ def load_revoked(context: ssl.SSLContext, file: Path, setting: str) -> None:
 
 
 def lifetimes(file: Path, setting: str) -> list[Lifetime]:
-    """Of each certificate in `file`, in their order."""
-    return [Lifetime(_name(one), one.not_valid_before_utc, one.not_valid_after_utc) for one in _certificates(file, setting)]
+    """Of each certificate in `file`, in their order, but for those that only OpenSSL can read: very old authorities in a bundle."""
+    from cryptography import x509
+    from cryptography.utils import CryptographyDeprecationWarning
+
+    found = []
+    for certificate in _certificates(file, setting):
+        with contextlib.suppress(ValueError), warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):
+            one = x509.load_der_x509_certificate(certificate)
+            found.append(Lifetime(_name(one), one.not_valid_before_utc, one.not_valid_after_utc))
+    return found
 
 
 def revoked_until(file: Path, setting: str) -> datetime | None:
@@ -82,9 +95,10 @@ def revoked_until(file: Path, setting: str) -> datetime | None:
 
 def leaf_end_point(file: Path, setting: str) -> bytes | None:
     """`end_point` of the first certificate in `file`."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return end_point(_certificates(file, setting)[0].public_bytes(Encoding.DER))
+    try:
+        return end_point(_certificates(file, setting)[0])
+    except ValueError as problem:
+        raise _unusable(setting, problem, file) from problem
 
 
 def end_point(certificate: bytes) -> bytes | None:
@@ -101,13 +115,15 @@ def end_point(certificate: bytes) -> bytes | None:
     return hashlib.new(name, certificate).digest()
 
 
-def _certificates(file: Path, setting: str) -> list[x509.Certificate]:
-    from cryptography import x509
-
+def _certificates(file: Path, setting: str) -> list[bytes]:
+    """All that are in `file`, each as DER; at least one."""
     try:
-        return x509.load_pem_x509_certificates(file.read_bytes())
+        found = [ssl.PEM_cert_to_DER_cert(text) for text in _PEM.findall(file.read_text("ascii", "replace"))]
     except (OSError, ValueError) as problem:
         raise _unusable(setting, problem, file) from problem
+    if not found:
+        raise ConfigurationError(f"{setting}: cannot use {file}: there is no certificate in it")
+    return found
 
 
 def _name(certificate: x509.Certificate) -> str:

@@ -14,7 +14,7 @@ from thanoproxy.errors import ConfigurationError
 from thanoproxy.tls.files import load_chain, load_revoked, load_roots
 from thanoproxy.tls.handshake import ALPN
 
-__all__ = ["SYSTEM", "UpstreamTls", "root_file", "upstream_tls"]
+__all__ = ["SYSTEM", "UpstreamTls", "revoked_file", "root_file", "upstream_tls"]
 
 SYSTEM = "system"
 """The value of sslrootcert that stands for the authorities the system trusts."""
@@ -64,6 +64,14 @@ def root_file(options: Mapping[str, str]) -> Path | None:
     return roots if mode == "require" and roots.exists() else None
 
 
+def revoked_file(options: Mapping[str, str]) -> Path | None:
+    """The file of revoked certificates, if one is named, or lies beside the roots that libpq takes by default."""
+    if options.get("sslcrl"):
+        return Path(options["sslcrl"])
+    default = Path.home() / _FOLDER / "root.crl"
+    return default if root_file(options) is not None and default.exists() else None
+
+
 def _context(options: Mapping[str, str], mode: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = _VERSIONS[options.get("ssl_min_protocol_version", "TLSv1.2")]
@@ -78,18 +86,12 @@ def _context(options: Mapping[str, str], mode: str) -> ssl.SSLContext:
     elif roots is not None:
         load_roots(context, roots, "upstream.url: sslrootcert")
         context.verify_mode = ssl.CERT_REQUIRED
-    _revoke(context, options.get("sslcrl"), roots)
+    revoked = revoked_file(options)
+    if revoked is not None and context.verify_mode is ssl.CERT_NONE:
+        raise ConfigurationError("upstream.url: sslcrl needs a server's certificate that is checked: use sslmode=verify-full")
+    if revoked is not None:
+        load_revoked(context, revoked, "upstream.url: sslcrl")
     if mode == "verify-full":
         context.check_hostname = True
         context.hostname_checks_common_name = True
     return context
-
-
-def _revoke(context: ssl.SSLContext, named: str | None, roots: Path | None) -> None:
-    default = Path.home() / _FOLDER / "root.crl"
-    if named and context.verify_mode is ssl.CERT_NONE:
-        raise ConfigurationError("upstream.url: sslcrl needs a server's certificate that is checked: use sslmode=verify-full")
-    if named:
-        load_revoked(context, Path(named), "upstream.url: sslcrl")
-    elif roots is not None and default.exists():
-        load_revoked(context, default, "upstream.url: sslcrl")
