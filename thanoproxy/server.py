@@ -30,7 +30,7 @@ from thanoproxy.session.services import Services
 from thanoproxy.session.upstream import Upstream
 from thanoproxy.session.verifiers import Verifiers, open_verifiers
 from thanoproxy.statements.shapes import Seal
-from thanoproxy.tls.clients import certified_name, server_tls
+from thanoproxy.tls.clients import SCRAM_BETWEEN, certified_name, server_tls
 from thanoproxy.tls.upstream import upstream_tls
 from thanoproxy.wire.startup import Cancel, Startup
 from thanoproxy.workers.inline import InlinePool
@@ -115,10 +115,7 @@ class Server:
 
     def _warn(self) -> None:
         if self._verifiers is None and self._tls is not None and self.upstream.may_encrypt:
-            _log.warning(
-                "both tls and upstream.url may encrypt: most clients cannot pass SCRAM through that; set auth.mode = scram, "
-                "or sslmode=disable where the way to the database is safe"
-            )
+            _log.warning(SCRAM_BETWEEN)
 
     async def cancel(self, request: Cancel) -> bool:
         """Whether the key is that of a session here; what that does is stopped, at the server first, so that no cancel of its arrives

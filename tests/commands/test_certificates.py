@@ -94,7 +94,18 @@ def test_files_that_are_not_there(authority: Authority, tmp_path: Path) -> None:
 def test_one_leg_that_is_wrong_does_not_hide_the_other(authority: Authority, tmp_path: Path) -> None:
     section = {"mode": "prefer", "certificate": tmp_path / "none"}
     lines = said(tls=section, upstream={"url": f"postgresql://h/d?sslmode=verify-full&sslrootcert={authority.file}"})
-    assert [line.split()[0] for line in lines] == ["FAIL", "ok"]
+    assert [line.split()[0] for line in lines] == ["FAIL", "ok", "note"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "parameters", "told"),
+    [("relay", "", True), ("relay", "?sslmode=require", True), ("relay", "?sslmode=disable", False), ("scram", "?sslmode=require", False)],
+)
+def test_scram_between_two_encrypted_legs(authority: Authority, mode: str, parameters: str, told: bool) -> None:
+    pair = authority.sign("good")
+    tls = {"mode": "prefer", "certificate": pair.certificate, "key": pair.key}
+    lines = said(tls=tls, auth={"mode": mode}, upstream={"url": f"postgresql://h/d{parameters}"})
+    assert ["set auth.mode = scram" in line for line in lines] == [False] + [True] * told
 
 
 def test_lists_of_revoked_certificates(authority: Authority) -> None:

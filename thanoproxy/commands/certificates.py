@@ -9,7 +9,7 @@ from pathlib import Path
 from thanoproxy.commands.findings import Finding, fail, note, ok
 from thanoproxy.config import Settings
 from thanoproxy.errors import ConfigurationError
-from thanoproxy.tls.clients import server_tls
+from thanoproxy.tls.clients import SCRAM_BETWEEN, server_tls
 from thanoproxy.tls.files import Lifetime, lifetimes, revoked_until
 from thanoproxy.tls.upstream import SYSTEM, revoked_file, root_file, upstream_tls
 
@@ -25,6 +25,8 @@ def examine_certificates(settings: Settings) -> Iterator[Finding]:
             yield from leg(settings)
         except ConfigurationError as error:
             yield fail("tls", error.message)
+    if settings.auth.mode == "relay" and settings.tls.mode != "off" and upstream_encrypts(settings):
+        yield note("tls", SCRAM_BETWEEN)
 
 
 def examine_clients(settings: Settings) -> Iterator[Finding]:
@@ -40,20 +42,26 @@ def examine_clients(settings: Settings) -> Iterator[Finding]:
 
 def examine_upstream(settings: Settings) -> Iterator[Finding]:
     """Raises `ConfigurationError`."""
-    if settings.upstream.url is None:
+    if not upstream_encrypts(settings):
         return
-    address = settings.upstream.address
-    if address.socket_directory is not None or upstream_tls(address.options, vouch=settings.upstream.vouch).context is None:
-        return
-    roots, revoked = root_file(address.options), revoked_file(address.options)
+    options = settings.upstream.address.options
+    upstream_tls(options, vouch=settings.upstream.vouch)
+    roots, revoked = root_file(options), revoked_file(options)
     if roots is not None:
         yield from examine_roots(roots, "sslrootcert")
-    elif address.options.get("sslrootcert") == SYSTEM:
+    elif options.get("sslrootcert") == SYSTEM:
         yield ok("tls", "sslrootcert: what the system trusts")
     if revoked is not None:
         yield examine_list(revoked, "sslcrl")
-    if address.options.get("sslcert"):
-        yield from examine_chain(Path(address.options["sslcert"]), "sslcert")
+    if options.get("sslcert"):
+        yield from examine_chain(Path(options["sslcert"]), "sslcert")
+
+
+def upstream_encrypts(settings: Settings) -> bool:
+    if settings.upstream.url is None:
+        return False
+    address = settings.upstream.address
+    return address.socket_directory is None and address.options.get("sslmode") != "disable"
 
 
 def examine_chain(file: Path, setting: str) -> Iterator[Finding]:

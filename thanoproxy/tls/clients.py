@@ -10,7 +10,14 @@ from thanoproxy import config
 from thanoproxy.tls.files import leaf_end_point, load_chain, load_roots
 from thanoproxy.tls.handshake import ALPN, ServerContext
 
-__all__ = ["ServerTls", "certified_name", "server_tls"]
+__all__ = ["SCRAM_BETWEEN", "ServerTls", "certified_name", "server_tls"]
+
+SCRAM_BETWEEN = (
+    "both tls and upstream.url may encrypt, and auth.mode is relay: SCRAM logins of clients with channel binding (psql and psycopg, unless "
+    'channel_binding=disable) then end in "SCRAM channel binding check failed"; set auth.mode = scram, or sslmode=disable where the way '
+    "to the database is safe"
+)
+"""Said at the start: no rewriting of what is relayed helps, since the server tells apart "cannot" and "was not offered"."""
 
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 
