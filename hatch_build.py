@@ -1,7 +1,7 @@
 """Compiles the modules that every relayed byte passes through, from their own sources, where a C compiler is at hand.
 
 Without one the same modules run as they are.  The `.pxd` beside each module gives Cython its types; the Python source has none of
-Cython in it.  `polled.pyx` is the exception: it does on uvloop what `transport.py` does on any event loop.
+Cython in it.  The two `.pyx` are the exceptions: each does in C what a few methods beside it do in Python.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULES = ("thanoproxy/wire/framing.py", "thanoproxy/session/transport.py", "thanoproxy/session/polled.pyx")
+MODULES = (
+    "thanoproxy/wire/framing.py",
+    "thanoproxy/wire/search.pyx",
+    "thanoproxy/session/transport.py",
+    "thanoproxy/session/polled.pyx",
+)
 
 
 class CompileHotPath(BuildHookInterface):  # type: ignore[type-arg]

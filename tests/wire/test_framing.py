@@ -45,7 +45,7 @@ def framing(request: pytest.FixtureRequest) -> ModuleType:
 
 
 def test_what_is_compiled_is_what_is_written() -> None:
-    for name, ending in (("wire.framing", ".py"), ("session.transport", ".py"), ("session.polled", ".pyx")):
+    for name, ending in (("wire.framing", ".py"), ("wire.search", ".pyx"), ("session.transport", ".py"), ("session.polled", ".pyx")):
         if imported.__file__.endswith(".py"):
             pytest.skip("not compiled: there was no C compiler at installation")
         compiled = Path(import_module(f"thanoproxy.{name}").__file__ or "")
@@ -56,6 +56,8 @@ def test_what_is_compiled_is_what_is_written() -> None:
 def frontend(framing: ModuleType) -> Any:
     owed = framing.Owed()
     owed.clear()
+    if framing is imported and not imported.__file__.endswith(".py"):
+        return import_module("thanoproxy.wire.search").SearchingWalk(owed, MARKS)
     return framing.FrontendWalk(owed, MARKS)
 
 
@@ -132,6 +134,15 @@ class TestFrontend:
         assert bytes(walk.owed.ready) == b"Qc"
         walk.owed.answered()
         assert not walk.owed.ready
+
+
+@given(st.lists(st.sampled_from([*(mark.decode() for mark in MARKS), "predict", "Mode", "l", " ", "i", "mage", "E", "é", "\0", "P"])))
+def test_the_search_in_c_finds_what_the_one_in_python_finds(words: list[str]) -> None:
+    if imported.__file__.endswith(".py"):
+        pytest.skip("not compiled: there was no C compiler at installation")
+    text = "".join(words).encode()
+    walk = import_module("thanoproxy.wire.search").SearchingWalk(imported.Owed(), MARKS)
+    assert walk.marked(b"PREDICT" + text + b"MODEL", 7, 7 + len(text)) == imported.holds(text, MARKS)
 
 
 class TestBackend:

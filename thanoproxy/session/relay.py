@@ -25,6 +25,11 @@ from thanoproxy.wire import messages
 from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Into, Owed, holds
 from thanoproxy.wire.startup import Startup
 
+try:
+    from thanoproxy.wire.search import SearchingWalk as _Walk
+except ImportError:  # not compiled here
+    _Walk = FrontendWalk  # type: ignore[assignment, misc]
+
 __all__ = ["Relay"]
 
 _log = logging.getLogger(__name__)
@@ -45,7 +50,7 @@ class Relay:
         self.owed = Owed()
         self.settings = {b"client_encoding": "UTF8", b"standard_conforming_strings": "on"}
         # Directions
-        self._frontend = FrontendWalk(self.owed, statements.MARKS)
+        self._frontend: FrontendWalk = _Walk(self.owed, statements.MARKS)
         self._backend = BackendWalk(self.owed, self._parameter, self._key)
         self._frontend.blind = startup.replication
         self._to_upstream = Flow(self._frontend, self._attend)

@@ -33,6 +33,7 @@ cdef class FrontendWalk(Walk):
 
     @cython.locals(size=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t, kind=int, owed=Owed)
     cpdef Py_ssize_t walk(self, bytes data) except -1
+    cpdef bint marked(self, bytes data, Py_ssize_t start, Py_ssize_t end) except -1
 
 cdef class BackendWalk(Walk):
     cdef public Owed owed

@@ -80,6 +80,8 @@ class Owed:
 
     def answered(self) -> None:
         """A ReadyForQuery came."""
+        if len(self.ready) == 1 and self.ready[0] != COPY_DONE:
+            self.ready.clear()  # nearly always
         while self.ready and self.ready.pop(0) == COPY_DONE:
             pass
         while self.ready and self.ready[0] == COPY_DONE:
@@ -116,7 +118,7 @@ class Walk:
 
 
 class FrontendWalk(Walk):
-    """The client's messages.  `marks` are for the bytes test on Query and Parse (`holds`); `concerns(kind, data, start, end)` is asked
+    """The client's messages.  `marks` are for the bytes test on Query and Parse (`marked`); `concerns(kind, data, start, end)` is asked
     about every other message while statements of ours exist on this connection (None: they do not)."""
 
     __slots__ = ("blind", "concerns", "marks", "owed", "skip")
@@ -148,7 +150,7 @@ class FrontendWalk(Walk):
                 if length <= LARGEST_TEXT:
                     if end > size:
                         break
-                    if holds(data[pos + 5 : end], self.marks) or (self.concerns and self.concerns(kind, data, pos + 5, end)):
+                    if self.marked(data, pos + 5, end) or (self.concerns and self.concerns(kind, data, pos + 5, end)):
                         self.candidate = True
                         break
                 if kind == QUERY:
@@ -175,6 +177,10 @@ class FrontendWalk(Walk):
             return size
         self.skip = 0
         return pos
+
+    def marked(self, data: bytes, start: int, end: int) -> bool:
+        """Whether the text from `start` to `end` may be ours.  `search.pyx` has the same in C."""
+        return holds(data[start:end], self.marks)
 
 
 class BackendWalk(Walk):
@@ -205,7 +211,11 @@ class BackendWalk(Walk):
             if kind in (READY, PARAMETER_STATUS, KEY_DATA):
                 if end > size and length <= _LARGEST_STATUS:
                     break
-                self.note(kind, data[pos + 5 : end])
+                if kind == READY and length == 5:
+                    self.status = data[pos + 5]
+                    self.owed.answered()
+                elif kind != READY:
+                    self.note(kind, data[pos + 5 : end])
             elif kind in (COPY_IN, COPY_BOTH):
                 self.owed.copying()
             elif kind == CLOSE_COMPLETE:
@@ -225,10 +235,7 @@ class BackendWalk(Walk):
 
     def note(self, kind: int, body: bytes) -> None:
         """Learn from a message that was read whole."""
-        if kind == READY:
-            self.status = body[0]
-            self.owed.answered()
-        elif kind == PARAMETER_STATUS:
+        if kind == PARAMETER_STATUS:
             self.on_parameter(body)
         else:
             self.on_key_data(body)

@@ -1,0 +1,3 @@
+from thanoproxy.wire.framing import FrontendWalk
+
+class SearchingWalk(FrontendWalk): ...
