@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 from uuid import uuid4
 
 from thanoproxy.session.link import Link
@@ -27,14 +28,29 @@ _IN_FLIGHT = 4
 _WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
 
 
-class RowStream:
-    """Decorates the DataRows fed to `feed` until `end`; `run` writes them to the client."""
+Emit = Callable[[bytes, Sequence[bytes | None]], bytes]
+"""From a row's body and the values added to it, the bytes to be written."""
 
-    def __init__(self, decoration: Decoration, pool: Pool, upstream: Link, client: Link) -> None:
+
+class Reader(Protocol):
+    """Who reads the rows: the client, as a rule."""
+
+    full: bool
+
+    def write(self, data: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+class RowStream:
+    """Decorates the DataRows fed to `feed` until `end`; `run` writes what `emit` makes of them to the client."""
+
+    def __init__(self, decoration: Decoration, pool: Pool, upstream: Link, client: Reader, emit: Emit = append_fields) -> None:
         self._decoration = decoration
         self._pool = pool
         self._upstream = upstream
         self._client = client
+        self._emit = emit
         self._job = uuid4().hex
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -130,6 +146,6 @@ class RowStream:
         reply = task.result()
         if self._dropping:
             return
-        added: Callable[[jobs.Predicted, int], tuple[bytes | None, ...]] = self._decoration.added
-        self._client.write(b"".join([append_fields(row, added(reply, i)) for i, row in enumerate(rows)]))
+        added, emit = self._decoration.added, self._emit
+        self._client.write(b"".join([emit(row, added(reply, i)) for i, row in enumerate(rows)]))
         await self._client.drained()

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thanoproxy.errors import ThanoError
+from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import statement_timeout
+from thanoproxy.session.materialise import Refused, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs
 from thanoproxy.session.retag import retag
-from thanoproxy.statements.shapes import Rewrite, Shape
+from thanoproxy.statements.shapes import Nested, Rewrite, Shape
 from thanoproxy.wire import messages
-from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
+from thanoproxy.wire.pipeline import REPLY_ENDS, Ready, SegmentFailed, UpstreamError
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
@@ -33,13 +35,18 @@ async def run_lone(attendant: Attendant, shape: Shape) -> None:
         return
     ours = StatementOfOurs(shape, exchange.codec)
     try:
-        async with attendant.stop.during(await statement_timeout(exchange)):
-            await attendant.check_model(shape)
-            await _run_unnamed(attendant, ours)
+        if isinstance(shape, Nested):
+            await _run_nested(attendant, shape)
+        else:
+            async with attendant.stop.during(await statement_timeout(exchange)):
+                await attendant.check_model(shape)
+                await _run_unnamed(attendant, ours)
     except SegmentFailed:
         pass
+    except Refused as refused:
+        exchange.refuse(refused.fields)
     except UpstreamError as problem:
-        exchange.refuse(attendant.translated(problem.fields, ours))
+        exchange.refuse(attendant.translated(problem.fields, ours.source))
     except ThanoError as problem:
         await attendant.fail(problem)
     if not exchange.pipeline.skipping:
@@ -55,6 +62,28 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
     await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
     assert ours.inner is not None, "described above"
     await attendant.execute_ours(ours.shape, b"", 0, PortalOfOurs(ours, (), ours.inner, announce=True))
+
+
+async def _run_nested(attendant: Attendant, shape: Nested) -> None:
+    """Fill the holes; the rest is PostgreSQL's own work, with its own time limit."""
+    exchange = attendant.exchange
+    await attendant.leftovers.clear(exchange, b"")
+    async with attendant.stop.during(await statement_timeout(exchange)):
+        await attendant.check_model(shape)
+        source, tables = await materialise(attendant, shape, Bound())
+    await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec))), source)
+    await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
+
+    def shown(kind: int, frame: bytes) -> bytes:
+        if kind == ord("E"):
+            return attendant.translated(messages.read_error(frame[5:]), source).encode()
+        return b"" if kind == ord("n") else frame
+
+    exchange.forward(messages.describe(b"P", b""), REPLY_ENDS[ord("D")], shown)
+    exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], shown)
+    await exchange.settle()
+    if not shape.outlives:
+        attendant.leftovers.done(tables)
 
 
 class RewrittenQuery(Ready):

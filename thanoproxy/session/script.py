@@ -24,9 +24,10 @@ from thanoproxy.session.collect import TrainingRun
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.retag import retag
-from thanoproxy.session.steps import Gate, Inner, Kept, Relayed, Script, Source, Step, nowhere
+from thanoproxy.session.steps import Gate, Inner, Kept, Relayed, Script, Step, nowhere
+from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
-from thanoproxy.statements.shapes import Collect, Decorate, Rewrite
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Rewrite
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -35,7 +36,7 @@ from thanoproxy.workers import jobs
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["run_script"]
+__all__ = ["refuse_together", "run_script"]
 
 _TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
 _READ_ONLY = "25006"
@@ -45,6 +46,17 @@ _TICK = 1.0
 async def run_script(attendant: Attendant, text: str, parts: Sequence[Part]) -> None:
     """Send the string and see it through; its ReadyForQuery has been relayed, or is on its way, when this returns."""
     await _Run(attendant, text, parts).run()
+
+
+def refuse_together(parts: Sequence[Part]) -> None:
+    """Raises for what may not share a string with other statements."""
+    for part in parts:
+        if isinstance(part.shape, Nested) and len(parts) > 1:
+            raise FeatureNotSupported(
+                "a PREDICT inside another statement cannot share a string with others yet",
+                hint="Send the statement by itself.",
+                position=part.shape.holes[0].start + 1,
+            )
 
 
 class _Run:
@@ -86,6 +98,7 @@ class _Run:
             self.script.steps.append(step)
             self.works.append(step)
             return
+        assert not isinstance(part.shape, Nested), "refused before"
         work = _DecorateWork(self, part.shape) if isinstance(part.shape, Decorate) else _CollectWork(self, part.shape)
         self.source.add(f"{_TIMEOUT};\n{part.shape.lookup()};\n")
         self.source.add(part.shape.inner.text, part.shape.inner.start)

@@ -6,18 +6,19 @@ byte for byte; a statement that is ours but malformed raises its own error and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
-from thanoproxy.sql.tokens import Statement, Token, split_statements, tokenize
+from thanoproxy.sql.tokens import Statement, split_statements, tokenize
 from thanoproxy.statements import build_model, drop_model, list_models, predict
-from thanoproxy.statements.shapes import Rewrite, Shape
+from thanoproxy.statements.nested import first_hole, nested
+from thanoproxy.statements.shapes import Collect, Decorate, Rewrite, Shape
 
 __all__ = ["MARKS", "Part", "begins_ours", "recognise"]
 
-STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Shape]] = {
+STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect]] = {
     ("BUILD",): build_model.parse,
     ("PREDICT",): predict.parse,
     ("LIST",): list_models.parse,
@@ -44,8 +45,6 @@ LATER: dict[tuple[str, ...], str] = {
 
 MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE")
 """Every statement of ours holds one of these words: the bytes test that decides whether a text is looked at."""
-
-_BEFORE_NESTED = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "VERBOSE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def begins_ours(text: str) -> bool:
 
 
 def _is_ours(statement: Statement) -> bool:
-    return _key(statement, STATEMENTS) is not None or _key(statement, LATER) is not None or _nested(statement) is not None
+    return _key(statement, STATEMENTS) is not None or _key(statement, LATER) is not None or first_hole(statement) is not None
 
 
 def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple[str, ...] | None:
@@ -91,27 +90,13 @@ def _shape(text: str, statement: Statement) -> Shape | None:
         raise FeatureNotSupported(f"{LATER[later]} is not supported yet", position=statement.start + 1)
     words = _key(statement, STATEMENTS)
     if words is None:
-        nested = _nested(statement)
-        if nested is not None:
-            hint = "Write PREDICT USING model AS query as a statement of its own."
-            raise FeatureNotSupported("PREDICT is not supported inside other statements yet", hint=hint, position=nested.start + 1)
-        return None
+        return None if first_hole(statement) is None else nested(text, statement)
     cursor = Cursor(text, statement)
     cursor.at = 1
     shape = STATEMENTS[words](cursor)
-    nested = _nested(statement)
-    if nested is not None and not isinstance(shape, Rewrite) and nested.start >= shape.inner.start:
-        raise FeatureNotSupported("PREDICT is not supported inside a query yet", position=nested.start + 1)
-    return shape
-
-
-def _nested(statement: Statement) -> Token | None:
-    """PREDICT USING model somewhere behind the first word, where no table called predict could stand (JOIN predict USING (…))."""
-    tokens: Sequence[Token] = statement.tokens
-    for i in range(1, len(tokens) - 2):
-        if tokens[i].word != "PREDICT" or tokens[i + 1].word != "USING" or tokens[i + 2].text == "(":
-            continue
-        before = tokens[i - 1]
-        if (before.word or before.text) in _BEFORE_NESTED or tokens[0].word == "INSERT":
-            return tokens[i]
-    return None
+    hole = first_hole(statement)
+    if isinstance(shape, Rewrite) or hole is None or hole.start < shape.inner.start:
+        return shape
+    if isinstance(shape, Collect):
+        raise FeatureNotSupported("PREDICT is not supported inside the query of a BUILD yet", position=hole.start + 1)
+    return nested(text, statement)

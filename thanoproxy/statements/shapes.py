@@ -6,12 +6,13 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
     Rewrite    other SQL in its place; the reply passes through, with the command tag changed
     Decorate   each row of the inner query gets columns of ours on its way to the client
     Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
+    Nested     a statement of PostgreSQL's with statements of ours inside: they become temporary tables that it reads
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from thanoproxy.sql.clauses import InnerQuery
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
-__all__ = ["Collect", "Decorate", "Decoration", "Rewrite", "Seal", "Shape", "Training"]
+__all__ = ["Collect", "Context", "Decorate", "Decoration", "Hole", "Nested", "Rewrite", "Seal", "Shape", "Training", "decorates"]
 
 Verify = Callable[[ModelRecord], None]
 """Raises unless a catalogue row carries the seal of this installation."""
@@ -69,6 +70,11 @@ class Decorate(ABC):
     """A statement that adds columns to the rows of its inner query."""
 
     inner: InnerQuery
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The names of the added columns, which are text."""
 
     @abstractmethod
     def lookup(self) -> str:
@@ -125,4 +131,55 @@ class Collect(ABC):
         """Begin.  Raises `UndefinedColumn` and its like."""
 
 
-Shape = Rewrite | Decorate | Collect
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The WITH items that a hole's query may name, as 0-based spans (start, end) of the client's text."""
+
+    recursive: bool
+    items: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hole:
+    """A statement of ours inside another, from character `start` to `end` of the client's text; `holes` lie inside its own query.
+
+    `alias_at` is where an item of FROM needs a name that the client did not give it.
+    """
+
+    start: int
+    end: int
+    shape: Decorate | Rewrite
+    holes: tuple[Hole, ...]
+    alias_at: int | None
+    context: Context | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A statement of PostgreSQL's, `start` its 0-based offset in the client's text, with the outermost holes in it in order."""
+
+    text: str
+    start: int
+    holes: tuple[Hole, ...]
+
+    @property
+    def outlives(self) -> bool:
+        """Whether what it makes still reads the holes' rows when it is over: a cursor, up to the end of the transaction."""
+        return self.text[:7].upper() == "DECLARE"
+
+
+Shape = Rewrite | Decorate | Collect | Nested
+
+
+def decorates(shape: Shape | Hole) -> Iterator[Decorate]:
+    """The statements in `shape` that need a model."""
+    if isinstance(shape, Decorate):
+        yield shape
+    elif isinstance(shape, Nested):
+        for hole in shape.holes:
+            yield from decorates(hole)
+    elif isinstance(shape, Hole):
+        if isinstance(shape.shape, Decorate):
+            yield shape.shape
+        for hole in shape.holes:
+            yield from decorates(hole)

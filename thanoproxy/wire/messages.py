@@ -38,6 +38,7 @@ __all__ = [
     "read_bind",
     "read_data_row",
     "read_error",
+    "read_parameter_description",
     "read_parse",
     "read_row_description",
     "read_string",
@@ -214,6 +215,12 @@ def read_row_description(body: bytes) -> tuple[Column, ...]:
         pos += _COLUMN.size
         columns.append(Column(name, oid, format_, table, attribute, size, modifier))
     return tuple(columns)
+
+
+def read_parameter_description(body: bytes) -> tuple[int, ...]:
+    """The type OIDs of a statement's parameters."""
+    (count,) = _I16.unpack_from(body)
+    return unpack_from(f"!{count}I", body, 2)
 
 
 def row_description(columns: Sequence[Column]) -> bytes:

@@ -1,0 +1,219 @@
+"""Statements of ours inside PostgreSQL's own: `SELECT … FROM (PREDICT …)`, `INSERT INTO t PREDICT …`, `WITH p AS (PREDICT …) …`.
+
+Each is a hole in the text around it.  Where one begins and ends is seen from the tokens alone, since no parser takes the text as it
+is: it begins where neither a table nor a column called predict could stand, and ends with the parenthesis around it, or with the
+statement, but for the clauses of the outer statement that may follow (`_CLAUSES_BEHIND`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from thanoproxy.errors import FeatureNotSupported
+from thanoproxy.sql.clauses import Cursor
+from thanoproxy.sql.tokens import Statement, Token
+from thanoproxy.statements import list_models, predict
+from thanoproxy.statements.shapes import Context, Decorate, Hole, Nested, Rewrite
+
+__all__ = ["find_holes", "first_hole", "nested"]
+
+INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Rewrite]] = {
+    ("PREDICT", "USING"): predict.parse,
+    ("LIST", "MODEL"): list_models.parse,
+    ("LIST", "MODELS"): list_models.parse,
+    ("LIST", "THANOSQL"): list_models.parse,
+}
+"""The words that begin a statement of ours inside another one."""
+
+LATER = {("EVALUATE", "USING"), ("CONVERT", "USING"), ("SEARCH", "IMAGE"), ("PRINT", "IMAGE")}
+
+_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"})
+"""What stands before a query and never before a table or a column (`JOIN predict USING (…)`, `SELECT predict`)."""
+
+_CLAUSES_BEHIND: dict[str, tuple[tuple[str, ...], ...]] = {
+    "INSERT": (("RETURNING",), ("ON", "CONFLICT")),
+    "CREATE": (("WITH", "DATA"), ("WITH", "NO", "DATA")),
+}
+"""By the statement's first word: what ends a hole that no parenthesis ends."""
+
+_AROUND = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "PREDICT"})
+"""First words of the statements that may hold one of ours."""
+
+_FROM = frozenset({"FROM", "JOIN", "USING"})
+_CLAUSES = _FROM | {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "VALUES", "SET", "RETURNING", "LIMIT", "OFFSET", "ON", "WINDOW", "IN"}
+_BEHIND_ITEM = frozenset(
+    {"WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR", "UNION", "INTERSECT", "EXCEPT", "JOIN", "LEFT", "RIGHT"}
+    | {"FULL", "INNER", "CROSS", "NATURAL", "ON", "USING", "WINDOW", "RETURNING", "SET", "WHEN", "TABLESAMPLE"}
+)
+"""Words behind an item of FROM that are no alias."""
+
+
+def first_hole(statement: Statement) -> Token | None:
+    """Where the first statement of ours inside this one begins, if there is any."""
+    tokens = statement.tokens
+    return next((tokens[i] for i in range(1, len(tokens) - 1) if _begins(tokens, i)), None)
+
+
+def nested(text: str, statement: Statement) -> Nested:
+    """A statement with holes.  Raises where one of them is malformed, or where none can be supported."""
+    first = first_hole(statement)
+    assert first is not None, "asked only where there is one"
+    _refuse_others(statement, first)
+    return Nested(text[statement.start : statement.end], statement.start, find_holes(text, statement.tokens, 0))
+
+
+def _refuse_others(statement: Statement, hole: Token) -> None:
+    words = [token.word or token.text for token in statement.tokens[:4]]
+    if words[0] in _AROUND or (words[0] == "CREATE" and "TABLE" in words):
+        return
+    what = {"CREATE": "CREATE " + next((w for w in words if w in ("VIEW", "MATERIALIZED", "FUNCTION", "RULE")), "…")}.get(
+        words[0], words[0]
+    )
+    raise FeatureNotSupported(
+        f"PREDICT is not supported inside {what} yet", hint="CREATE TABLE … AS PREDICT … stores predictions.", position=hole.start + 1
+    )
+
+
+def find_holes(text: str, tokens: Sequence[Token], first: int) -> tuple[Hole, ...]:
+    """The outermost holes among `tokens`, from index `first` on, in order; those inside them are theirs."""
+    found, i = list[Hole](), first
+    while i < len(tokens) - 1:
+        if (i or tokens[0].word == "PREDICT") and _begins(tokens, i):
+            end = _end(tokens, i)
+            found.append(_hole(text, tokens, i, end))
+            i = end
+        else:
+            i += 1
+    return tuple(found)
+
+
+def _begins(tokens: Sequence[Token], i: int) -> bool:
+    words = (tokens[i].word, tokens[i + 1].word)
+    if i == 0:
+        return words in INSIDE
+    before = tokens[i - 1].word or tokens[i - 1].text
+    if words[0] == "LIST":
+        return words in INSIDE and before == "("
+    if words not in INSIDE and words not in LATER:
+        return False
+    return (before in _BEFORE or tokens[0].word == "INSERT") and not (i + 2 < len(tokens) and tokens[i + 2].text == "(")
+
+
+def _end(tokens: Sequence[Token], i: int) -> int:
+    clauses = _CLAUSES_BEHIND.get(tokens[0].word, ())
+    depth = 0
+    for j in range(i, len(tokens)):
+        if tokens[j].text == "(":
+            depth += 1
+        elif tokens[j].text == ")":
+            depth -= 1
+            if depth < 0:
+                return j
+        elif depth == 0 and any(tuple(t.word for t in tokens[j : j + len(clause)]) == clause for clause in clauses):
+            return j
+    return len(tokens)
+
+
+def _hole(text: str, tokens: Sequence[Token], i: int, end: int) -> Hole:
+    words = (tokens[i].word, tokens[i + 1].word)
+    if words in LATER:
+        raise FeatureNotSupported(f"{' '.join(words)} is not supported yet", position=tokens[i].start + 1)
+    if i >= 2 and tokens[i - 1].text == "(" and tokens[i - 2].word == "LATERAL":
+        raise FeatureNotSupported(
+            "PREDICT cannot be LATERAL: its query runs once, before the rows beside it are read", position=tokens[i - 2].start + 1
+        )
+    cursor = Cursor(text, Statement(tokens[i:end]))
+    cursor.at = 1
+    shape = INSIDE[words](cursor)
+    span = (tokens[i].start, tokens[end - 1].end)
+    if isinstance(shape, Rewrite):
+        return Hole(*span, shape, (), _alias_at(tokens, i, end), None)
+    inside = next(k for k in range(i, end) if tokens[k].start == shape.inner.start)
+    holes = find_holes(text, tokens[:end], inside)
+    return Hole(*span, shape, holes, _alias_at(tokens, i, end), _context(text, tokens, i, tokens[inside:end]))
+
+
+def _alias_at(tokens: Sequence[Token], i: int, end: int) -> int | None:
+    """Behind the parenthesis of an item of FROM without a name, which PostgreSQL takes from 16 on only."""
+    if i < 2 or tokens[i - 1].text != "(" or not _in_from(tokens, i - 2) or end >= len(tokens):
+        return None
+    behind = tokens[end + 1] if end + 1 < len(tokens) else None
+    named = behind is not None and bool(behind.word or behind.text.startswith('"')) and behind.word not in _BEHIND_ITEM
+    return None if named else tokens[end].end
+
+
+def _in_from(tokens: Sequence[Token], i: int) -> bool:
+    if tokens[i].text != ",":
+        return tokens[i].word in _FROM
+    depth = 0
+    for j in range(i - 1, -1, -1):
+        depth += (tokens[j].text == ")") - (tokens[j].text == "(")
+        if depth < 0:
+            return False
+        if depth == 0 and tokens[j].word in _CLAUSES:
+            return tokens[j].word in _FROM
+    return False
+
+
+# Common table expressions around a hole, which its query may name.
+
+
+def _context(text: str, tokens: Sequence[Token], i: int, inner: Sequence[Token]) -> Context | None:
+    """The WITH lists that are visible at token `i`, if the hole's query `inner` names anything in them."""
+    visible, recursive = list[tuple[str, int, int]](), False
+    for k in _enclosing_withs(tokens, i):
+        is_recursive, items = _with_list(tokens, k)
+        recursive |= is_recursive
+        visible += [(name, first, last) for name, first, last in items if last < i]
+    named = {token.text.strip('"').lower() for token in inner if token.word or token.text.startswith('"')}
+    if not any(name in named for name, _, _ in visible):
+        return None
+    for name, first, last in visible:
+        body = next(k for k in range(first, last) if tokens[k].word == "AS")
+        if any(t.word in ("INSERT", "UPDATE", "DELETE", "MERGE") for t in tokens[body : min(body + 5, last)]):
+            raise FeatureNotSupported(f'the query of a PREDICT cannot read "{name}", which changes data', position=tokens[first].start + 1)
+    spans = tuple((tokens[first].start, tokens[last].end) for _, first, last in visible)
+    return Context(recursive, spans)
+
+
+def _enclosing_withs(tokens: Sequence[Token], i: int) -> Iterator[int]:
+    """The WITHs at the levels of parentheses that token `i` lies in, the outermost first."""
+    open_at, found = list[int](), list[tuple[int, int]]()
+    for k in range(i):
+        if tokens[k].text == "(":
+            open_at.append(k)
+        elif tokens[k].text == ")":
+            closed = open_at.pop() if open_at else -1
+            found = [(at, level) for at, level in found if level != closed]
+        elif tokens[k].word == "WITH" and _is_list(tokens, k):
+            found.append((k, open_at[-1] if open_at else -1))
+    yield from (at for at, _ in found)
+
+
+def _is_list(tokens: Sequence[Token], k: int) -> bool:
+    """`WITH [RECURSIVE] name [(…)] AS`, and no other use of the word."""
+    at = k + 2 if k + 1 < len(tokens) and tokens[k + 1].word == "RECURSIVE" else k + 1
+    behind = [token.word or token.text for token in tokens[at + 1 : at + 2]]
+    return behind in (["AS"], ["("]) and bool(tokens[at].word or tokens[at].text.startswith('"'))
+
+
+def _with_list(tokens: Sequence[Token], k: int) -> tuple[bool, list[tuple[str, int, int]]]:
+    """Whether it is RECURSIVE, and each item's folded name, first and last token; an unfinished one is left out."""
+    recursive = tokens[k + 1].word == "RECURSIVE"
+    at, items = k + (2 if recursive else 1), list[tuple[str, int, int]]()
+    while at < len(tokens):
+        first, depth, closed = at, 0, False
+        while at < len(tokens):
+            text = tokens[at].text
+            depth += (text == "(") - (text == ")")
+            if text == ")" and depth == 0 and any(t.word == "AS" for t in tokens[first:at]):
+                closed = True
+                break
+            at += 1
+        if not closed:
+            break
+        items.append((tokens[first].text.strip('"').lower(), first, at))
+        if at + 1 >= len(tokens) or tokens[at + 1].text != ",":
+            break
+        at += 2
+    return recursive, items

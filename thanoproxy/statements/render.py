@@ -1,0 +1,102 @@
+"""The text around statements of ours: with something else in their place, and with the way back to the client's positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.narrow import MARK, Need
+from thanoproxy.statements.shapes import Decorate, Hole, Nested, Rewrite
+
+__all__ = ["described", "filled", "hole_query", "narrowed", "quoted", "rewritten", "unpredicted"]
+
+Fill = Callable[[Hole], Source]
+
+
+def quoted(name: str) -> str:
+    """`name` as a delimited identifier (sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS)."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def described(statement: Nested) -> Source:
+    """The statement as PostgreSQL can describe it before anything has run: same columns, same parameters, NULL for predictions."""
+
+    def fill(hole: Hole) -> Source:
+        if isinstance(hole.shape, Rewrite):
+            return rewritten(hole.shape)
+        query = filled(statement, *_inner_span(hole), hole.holes, fill)
+        return unpredicted(hole.shape, query, f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q")
+
+    return filled(statement, statement.start, statement.start + len(statement.text), statement.holes, fill)
+
+
+def unpredicted(shape: Decorate, query: Source, alias: str = "q") -> Source:
+    """The rows of `query`, with NULL for predictions."""
+    added = ", ".join(f"NULL::pg_catalog.text AS {quoted(name)}" for name in shape.names)
+    source = Source()
+    source.add(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
+    source.extend(query)
+    source.add(f"\n) AS {alias}")
+    return source
+
+
+def narrowed(query: Source, need: Need, columns: Sequence[str]) -> Source:
+    """The rows of `query` that are needed; `columns` are all of its columns' names."""
+    clauses = need.clauses({name for name in columns if columns.count(name) == 1})
+    if not clauses:
+        return query
+    source = Source()
+    source.add("SELECT * FROM (")
+    source.extend(query)
+    source.add(f"\n) AS {quoted(need.alias)}{clauses}")
+    return source
+
+
+def hole_query(statement: Nested, hole: Hole, fill: Fill) -> Source:
+    """The hole's own query, which runs before the statement around it does, with the WITH items that it names."""
+    query = filled(statement, *_inner_span(hole), hole.holes, fill)
+    if hole.context is None:
+        return query
+    source = Source()
+    source.add("WITH RECURSIVE " if hole.context.recursive else "WITH ")
+    for i, (start, end) in enumerate(hole.context.items):
+        if i:
+            source.add(", ")
+        source.extend(filled(statement, start, end, statement.holes, fill))
+    source.add(" SELECT * FROM (")
+    source.extend(query)
+    source.add("\n) AS q")
+    return source
+
+
+def filled(statement: Nested, start: int, end: int, holes: Sequence[Hole], fill: Fill) -> Source:
+    """The client's text from `start` to `end`, with every hole of `holes` that lies in it filled."""
+    source, at = Source(), start
+
+    def copy(until: int) -> None:
+        nonlocal at
+        source.add(statement.text[at - statement.start : until - statement.start], at)
+        at = until
+
+    for n, hole in enumerate(holes):
+        if not start <= hole.start < end:
+            continue
+        copy(hole.start)
+        source.extend(fill(hole))
+        at = hole.end
+        if hole.alias_at is not None and hole.alias_at <= end:
+            copy(hole.alias_at)
+            source.add(f" AS thanoproxy_{n}")
+    copy(end)
+    return source
+
+
+def rewritten(shape: Rewrite) -> Source:
+    source = Source()
+    source.add(shape.sql)
+    return source
+
+
+def _inner_span(hole: Hole) -> tuple[int, int]:
+    assert not isinstance(hole.shape, Rewrite), "a rewrite has no query"
+    return hole.shape.inner.start, hole.shape.inner.start + len(hole.shape.inner.text)
