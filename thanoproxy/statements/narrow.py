@@ -122,8 +122,8 @@ def _reads(whole: Any, item: Any, added: frozenset[str], alias: str) -> bool:
     rows |= {v.alias.aliasname if v.alias else v.relname for v in _walk(whole, item) if isinstance(v, ast.RangeVar)}
     for node in _walk(whole, item):
         if isinstance(node, ast.ColumnRef):
-            last = node.fields[-1]
-            if isinstance(last, ast.A_Star) or last.sval in added or (len(node.fields) == 1 and last.sval in rows):
+            *qualifiers, last = node.fields or ()
+            if isinstance(last, ast.A_Star) or last.sval in added or (not qualifiers and last.sval in rows):
                 return True
         elif isinstance(node, ast.JoinExpr) and (node.isNatural or any(name.sval in added for name in node.usingClause or ())):
             return True
