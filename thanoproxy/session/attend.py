@@ -36,7 +36,7 @@ from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
 from thanoproxy.session.leftovers import Leftovers
 from thanoproxy.session.lone import run_lone
-from thanoproxy.session.materialise import Refused, materialise
+from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_together, run_script
@@ -73,6 +73,7 @@ class Attendant:
         self.statements: dict[bytes, StatementOfOurs] = {}
         self.portals: dict[bytes, PortalOfOurs] = {}
         self.leftovers = Leftovers()
+        self._explained: dict[bytes, Callable[[int, bytes], bytes]] = {}
         self.inbox = bytearray()
         self.eof = False
         self.observe: Callable[[int, bytes], None] = lambda _kind, _frame: None
@@ -262,7 +263,7 @@ class Attendant:
         await self.leftovers.clear(self.exchange, bind.portal)
         async with self.stop.during(await statement_timeout(self.exchange)):
             bound = Bound(await self.exchange.parameter_types(bind.statement), bind.parameters)
-            source, tables = await materialise(self, shape, bound)
+            source, tables, lines = await materialise(self, shape, bound)
         name = self.leftovers.add(bind.portal, () if shape.outlives else tables)
         await self.swallow(messages.parse(messages.Parse(name, source.text.encode(self.exchange.codec), bound.types)), source)
         self._forward(
@@ -270,6 +271,7 @@ class Attendant:
             _set(self.portals, bind.portal, None),
             source,
         )
+        self._explained[bind.portal] = explained(lines, source, self)
 
     async def swallow(self, parse: bytes, source: Source) -> None:
         """Prepare `source`.  Raises `Refused`."""
@@ -303,7 +305,7 @@ class Attendant:
         limit = int.from_bytes(frame[5 + pos : 9 + pos], "big")
         portal = self.portals.get(name)
         if portal is None:
-            self._forward(frame)
+            self.exchange.forward(frame, REPLY_ENDS[ord("E")], self._explained.pop(name, None))
             return
         shape = portal.statement.shape
         if isinstance(shape, Rewrite):
@@ -423,6 +425,7 @@ class Attendant:
             if frame[5] == _IDLE:
                 self.portals.clear()
                 self.leftovers.committed()
+                self._explained.clear()
             self.wake()
 
 

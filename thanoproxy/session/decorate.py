@@ -59,8 +59,9 @@ class RowStream:
         self._dropping = False
         self._news = asyncio.Event()
         self._batch = _FIRST_BATCH
-        self._batches = 0
         self.rows = 0
+        self.batches = 0
+        self.devices: set[str] = set()
 
     def feed(self, body: bytes) -> None:
         """One DataRow's body from upstream."""
@@ -125,9 +126,11 @@ class RowStream:
         index, image = self._decoration.image_column, self._decoration.image
         images = [image(field_at(row, index)) for row in rows]
         # Several batches of one statement are in flight at once, and replies are told apart by their job.
-        self._batches += 1
-        request = self._decoration.request(f"{self._job}.{self._batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
-        return await self._pool.predict(request)
+        self.batches += 1
+        request = self._decoration.request(f"{self._job}.{self.batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
+        reply = await self._pool.predict(request)
+        self.devices.add(reply.device)
+        return reply
 
     async def _wait(self) -> None:
         """Until the oldest batch is done, or rows come that there is room for."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from thanoproxy.errors import ThanoError
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import statement_timeout
-from thanoproxy.session.materialise import Refused, materialise
+from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs
 from thanoproxy.session.retag import retag
 from thanoproxy.statements.shapes import Nested, Rewrite, Shape
@@ -70,17 +70,11 @@ async def _run_nested(attendant: Attendant, shape: Nested) -> None:
     await attendant.leftovers.clear(exchange, b"")
     async with attendant.stop.during(await statement_timeout(exchange)):
         await attendant.check_model(shape)
-        source, tables = await materialise(attendant, shape, Bound())
+        source, tables, lines = await materialise(attendant, shape, Bound())
     await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec))), source)
     await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
-
-    def shown(kind: int, frame: bytes) -> bytes:
-        if kind == ord("E"):
-            return attendant.translated(messages.read_error(frame[5:]), source).encode()
-        return b"" if kind == ord("n") else frame
-
-    exchange.forward(messages.describe(b"P", b""), REPLY_ENDS[ord("D")], shown)
-    exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], shown)
+    exchange.forward(messages.describe(b"P", b""), REPLY_ENDS[ord("D")], lambda kind, frame: b"" if kind == ord("n") else frame)
+    exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], explained(lines, source, attendant))
     await exchange.settle()
     if not shape.outlives:
         attendant.leftovers.done(tables)

@@ -12,8 +12,9 @@ predictions wait in a file that is bounded by the disk, since a connection that 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from typing import IO, TYPE_CHECKING
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import IO, TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
@@ -32,7 +33,7 @@ from thanoproxy.wire.values import field_at
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["Refused", "materialise"]
+__all__ = ["Filled", "Refused", "explained", "materialise"]
 
 _IN_MEMORY = 4 << 20
 _PART = 1 << 16
@@ -51,13 +52,22 @@ class Refused(Exception):
         self.fields = fields
 
 
-async def materialise(attendant: Attendant, statement: Nested, bound: Bound) -> tuple[Source, list[str]]:
-    """The statement over temporary tables, and the tables.  Raises `Refused` or `ThanoError`."""
+class Filled(NamedTuple):
+    """A statement that PostgreSQL can run: over `tables`, with `lines` to be shown behind its EXPLAIN."""
+
+    source: Source
+    tables: list[str]
+    lines: list[str]
+
+
+async def materialise(attendant: Attendant, statement: Nested, bound: Bound) -> Filled:
+    """Fill the holes.  Raises `Refused` or `ThanoError`."""
     work = _Materialisation(attendant, statement, bound)
     for hole in statement.holes:
         await work.run(hole)
     end = statement.start + len(statement.text)
-    return filled(statement, statement.start, end, statement.holes, work.fill), work.tables
+    lines = work.lines if statement.explain is not None and statement.explain.lines else []
+    return Filled(filled(statement, statement.start, end, statement.holes, work.fill), work.tables, lines)
 
 
 class _Materialisation:
@@ -69,6 +79,7 @@ class _Materialisation:
         self.statement = statement
         self.bound = bound
         self.tables: list[str] = []
+        self.lines: list[str] = []
         added = [() if isinstance(hole.shape, Rewrite) else hole.shape.names for hole in statement.holes]
         self._needs = dict(zip(statement.holes, needs(described(statement).text, added), strict=True))
         self._sources: dict[Hole, Source] = {}
@@ -90,51 +101,65 @@ class _Materialisation:
             raise self._refusal(problem.fields, query) from None
 
     async def _predicted(self, shape: Decorate, query: Source, need: Need) -> Source:
-        exchange, services = self.exchange, self.attendant.services
+        exchange = self.exchange
         columns = await exchange.columns(query.text, self.bound.types)
         if columns is None:
             raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
         shape.columns(columns, exchange.codec)
         names = [column.name.decode(exchange.codec, "replace") for column in columns]
+        found = await exchange.ask(shape.lookup())
+        decoration = shape.open(found[0] if found else None, columns, exchange.codec, self.attendant.services.seal)
+        title = f"Predict using {decoration.title}"
         query = narrowed(query, need, names)
         if not need.predictions:
+            self.lines.append(f"{title}: never executed, nothing reads the predictions")
             return unpredicted(shape, query)
-        found = await exchange.ask(shape.lookup())
-        decoration = shape.open(found[0] if found else None, columns, exchange.codec, services.seal)
-        table = await self._keep(query, len(columns))
-        added = ", ".join(f"p{i} pg_catalog.text" for i in range(len(shape.names)))
-        self.tables.append(f"{table}_p")
-        await exchange.ask(f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {added}) ON COMMIT DROP")
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(services.spool)) as file:
-            sheet = _Sheet(file)
-            await self._read(table, decoration, sheet)
-            await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
+        explain = self.statement.explain
+        if explain is not None and not explain.analyze:
+            self.lines.append(f"{title}: each row of its query{need.clauses(names)}")
+            return unpredicted(shape, query)
+        table, plan = await self._keep(query, len(columns))
+        started = time.perf_counter()
+        stream = await self._predict(table, decoration, shape.names)
+        seconds = time.perf_counter() - started
+        devices = ", ".join(sorted(stream.devices)) or "no device"
+        self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
+        self.lines += [f"  {line}" for line in plan]
         return _joined(table, names, shape.names)
 
-    async def _keep(self, query: Source, columns: int) -> str:
-        """A temporary table of the query's rows."""
+    async def _keep(self, query: Source, columns: int) -> tuple[str, list[str]]:
+        """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
         table = f"thanoproxy_{uuid4().hex}"
         names = ", ".join(f"c{i}" for i in range(columns))
         create = Source()
+        if self.statement.explain is not None:
+            create.add("EXPLAIN ANALYZE ")
         create.add(f"CREATE TEMPORARY TABLE {table} ({names}) ON COMMIT DROP AS ")
         create.extend(query)
         try:
-            await self.exchange.ask(create.text, self.bound)
+            rows = await self.exchange.ask(create.text, self.bound)
         except UpstreamError as problem:
             raise self._refusal(problem.fields, create) from None
         self.tables.append(table)
-        return table
+        return table, [row[0] or "" for row in rows]
 
-    async def _read(self, table: str, decoration: Decoration, sheet: _Sheet) -> None:
-        """Predict the rows of `table`; each row that is read has two fields: its place and its image."""
-        exchange = self.exchange
+    async def _predict(self, table: str, decoration: Decoration, added: Sequence[str]) -> RowStream:
+        """Put the predictions for the rows of `table` into a table beside it; each row that is read has its place and its image."""
+        exchange, services = self.exchange, self.attendant.services
+        columns = ", ".join(f"p{i} pg_catalog.text" for i in range(len(added)))
+        await exchange.ask(f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {columns}) ON COMMIT DROP")
+        self.tables.append(f"{table}_p")
         sql = f"SELECT q.ctid, q.c{decoration.image_column} FROM pg_temp.{table} q"  # noqa: S608
         decoration.image_column = 1
         begin = messages.parse(messages.Parse(_ROWS, sql.encode("ascii"))) + messages.bind(messages.Bind(_ROWS, _ROWS, b""))
         await exchange.swallow(_CLOSE_ROWS + begin, b"312", 4)
-        stream = RowStream(decoration, self.attendant.services.pool, exchange.upstream, sheet, _line)
-        await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
-        await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+        with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(services.spool)) as file:
+            sheet = _Sheet(file)
+            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, _line)
+            await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
+            await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+            await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
+        return stream
 
     def _refusal(self, fields: ErrorFields, text: Source) -> Exception:
         if fields.sqlstate == _READ_ONLY:
@@ -189,3 +214,17 @@ def _joined(table: str, names: Sequence[str], added: Sequence[str]) -> Source:
         "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
     )
     return source
+
+
+def explained(lines: Sequence[str], source: Source, attendant: Attendant) -> Callable[[int, bytes], bytes]:
+    """A rewrite of the replies to a filled statement: errors in terms of the client's text, `lines` behind the rows."""
+
+    def rewrite(kind: int, frame: bytes) -> bytes:
+        if kind == ord("E"):
+            return attendant.translated(messages.read_error(frame[5:]), source).encode()
+        if kind == ord("C"):
+            codec = attendant.exchange.codec
+            return b"".join(messages.data_row([line.encode(codec, "replace")]) for line in lines) + frame
+        return frame
+
+    return rewrite

@@ -8,12 +8,13 @@ statement, but for the clauses of the outer statement that may follow (`_CLAUSES
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from thanoproxy.errors import FeatureNotSupported
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
 from thanoproxy.statements import list_models, predict
-from thanoproxy.statements.shapes import Context, Decorate, Hole, Nested, Rewrite
+from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite
 
 __all__ = ["find_holes", "first_hole", "nested"]
 
@@ -36,7 +37,9 @@ _CLAUSES_BEHIND: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """By the statement's first word: what ends a hole that no parenthesis ends."""
 
-_AROUND = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "PREDICT"})
+_AROUND = frozenset(
+    {"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "EXPLAIN", "PREDICT"}
+)
 """First words of the statements that may hold one of ours."""
 
 _FROM = frozenset({"FROM", "JOIN", "USING"})
@@ -59,7 +62,8 @@ def nested(text: str, statement: Statement) -> Nested:
     first = first_hole(statement)
     assert first is not None, "asked only where there is one"
     _refuse_others(statement, first)
-    return Nested(text[statement.start : statement.end], statement.start, find_holes(text, statement.tokens, 0))
+    text_ = text[statement.start : statement.end]
+    return Nested(text_, statement.start, find_holes(text, statement.tokens, 0), _explain(statement.tokens))
 
 
 def _refuse_others(statement: Statement, hole: Token) -> None:
@@ -72,6 +76,22 @@ def _refuse_others(statement: Statement, hole: Token) -> None:
     raise FeatureNotSupported(
         f"PREDICT is not supported inside {what} yet", hint="CREATE TABLE … AS PREDICT … stores predictions.", position=hole.start + 1
     )
+
+
+def _explain(tokens: Sequence[Token]) -> Explain | None:
+    """The options of EXPLAIN that change what we do (sql-explain.html); PostgreSQL judges them all."""
+    if tokens[0].word != "EXPLAIN":
+        return None
+    words = list[str]()
+    for token in tokens[1:]:
+        if not words and token.text != "(" and token.word not in ("ANALYZE", "ANALYSE", "VERBOSE"):
+            break
+        words.append(token.word or token.text)
+        if token.text == ")" or (words[0] != "(" and len(words) == 2):
+            break
+    pairs = dict(pairwise([*words, ""]))
+    analyze = next((pairs[word] for word in ("ANALYZE", "ANALYSE") if word in pairs), "OFF")
+    return Explain(analyze not in ("OFF", "FALSE", "0"), pairs.get("FORMAT", "TEXT") == "TEXT")
 
 
 def find_holes(text: str, tokens: Sequence[Token], first: int) -> tuple[Hole, ...]:

@@ -76,6 +76,7 @@ class Prediction(Decoration):
         self._format = inner[index].format
         self._codec = codec
         self.artifact = record.artifact
+        self.title = f"{record.name}@{record.version} ({record.architecture})"
         self._batch_size = batch_size
         self._labels: list[bytes] = []
 

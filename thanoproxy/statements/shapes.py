@@ -21,7 +21,7 @@ from thanoproxy.sql.clauses import InnerQuery
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
-__all__ = ["Collect", "Context", "Decorate", "Decoration", "Hole", "Nested", "Rewrite", "Seal", "Shape", "Training", "decorates"]
+__all__ = ["Collect", "Context", "Decorate", "Decoration", "Explain", "Hole", "Nested", "Rewrite", "Seal", "Shape", "Training", "decorates"]
 
 Verify = Callable[[ModelRecord], None]
 """Raises unless a catalogue row carries the seal of this installation."""
@@ -48,6 +48,8 @@ class Decoration(ABC):
 
     image_column: int
     artifact: str
+    title: str
+    """The model, as EXPLAIN shows it."""
 
     @abstractmethod
     def ready(self, classes: Sequence[str]) -> None:
@@ -155,12 +157,21 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
+class Explain:
+    """What an EXPLAIN asks for: `analyze` runs the statement, `lines` is the text format, which has room for lines of ours."""
+
+    analyze: bool
+    lines: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Nested:
     """A statement of PostgreSQL's, `start` its 0-based offset in the client's text, with the outermost holes in it in order."""
 
     text: str
     start: int
     holes: tuple[Hole, ...]
+    explain: Explain | None = None
 
     @property
     def outlives(self) -> bool:
