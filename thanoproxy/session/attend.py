@@ -39,7 +39,7 @@ from thanoproxy.session.lone import run_lone
 from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.retag import retag
-from thanoproxy.session.script import refuse_together, run_script
+from thanoproxy.session.script import run_script
 from thanoproxy.session.services import Services
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
@@ -200,7 +200,6 @@ class Attendant:
         await self._settled()
         try:
             parts = self._read(frame[5:-1])
-            refuse_together(parts or ())
         except ThanoError as problem:
             await self.fail(problem)
             self.exchange.sync()

@@ -11,32 +11,30 @@ predictions wait in a file that is bounded by the disk, since a connection that 
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import IO, TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import pump
+from thanoproxy.session.sheet import Sheet, prediction_line, predictions_table
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import EVERYTHING, Need, needs
-from thanoproxy.statements.render import described, filled, hole_query, narrowed, quoted, rewritten, unpredicted
+from thanoproxy.statements.render import described, filled, hole_query, narrowed, predicted, rewritten, unpredicted
 from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Rewrite
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import UpstreamError
-from thanoproxy.wire.values import field_at
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
 __all__ = ["Filled", "Refused", "explained", "materialise"]
 
-_IN_MEMORY = 4 << 20
-_PART = 1 << 16
 _READ_ONLY = "25006"
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
 _OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
@@ -65,9 +63,8 @@ async def materialise(attendant: Attendant, statement: Nested, bound: Bound) -> 
     work = _Materialisation(attendant, statement, bound)
     for hole in statement.holes:
         await work.run(hole)
-    end = statement.start + len(statement.text)
     lines = work.lines if statement.explain is not None and statement.explain.lines else []
-    return Filled(filled(statement, statement.start, end, statement.holes, work.fill), work.tables, lines)
+    return Filled(filled(statement, statement.start, statement.end, statement.holes, work.fill), work.tables, lines)
 
 
 class _Materialisation:
@@ -125,7 +122,7 @@ class _Materialisation:
         devices = ", ".join(sorted(stream.devices)) or "no device"
         self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
         self.lines += [f"  {line}" for line in plan]
-        return _joined(table, names, shape.names)
+        return predicted(table, shape.names, names)
 
     async def _keep(self, query: Source, columns: int) -> tuple[str, list[str]]:
         """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
@@ -146,16 +143,14 @@ class _Materialisation:
     async def _predict(self, table: str, decoration: Decoration, added: Sequence[str]) -> RowStream:
         """Put the predictions for the rows of `table` into a table beside it; each row that is read has its place and its image."""
         exchange, services = self.exchange, self.attendant.services
-        columns = ", ".join(f"p{i} pg_catalog.text" for i in range(len(added)))
-        await exchange.ask(f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {columns}) ON COMMIT DROP")
+        await exchange.ask(predictions_table(table, added))
         self.tables.append(f"{table}_p")
         sql = f"SELECT q.ctid, q.c{decoration.image_column} FROM pg_temp.{table} q"  # noqa: S608
         decoration.image_column = 1
         begin = messages.parse(messages.Parse(_ROWS, sql.encode("ascii"))) + messages.bind(messages.Bind(_ROWS, _ROWS, b""))
         await exchange.swallow(_CLOSE_ROWS + begin, b"312", 4)
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(services.spool)) as file:
-            sheet = _Sheet(file)
-            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, _line)
+        with closing(Sheet(services.spool)) as sheet:
+            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_line)
             await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
             await exchange.swallow(_CLOSE_ROWS, b"3", 2)
             await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
@@ -170,50 +165,6 @@ class _Materialisation:
         if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
             shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})
         return Refused(shown)
-
-
-class _Sheet:
-    """Where predictions wait, as lines of COPY's text format.  A `RowStream` writes to it as to a client that never falls behind."""
-
-    full = False
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-
-    async def drained(self) -> None:
-        """A file always has room."""
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """What was written, from the beginning."""
-        self._file.seek(0)
-        while part := self._file.read(_PART):
-            yield part
-
-
-def _line(row: bytes, added: Sequence[bytes | None]) -> bytes:
-    place = field_at(row, 0)
-    assert place is not None, "every row of a table has a place"
-    return b"\t".join((place, *(_escaped(value) for value in added))) + b"\n"
-
-
-def _escaped(value: bytes | None) -> bytes:
-    """A field of COPY's text format (sql-copy.html).  In the encodings that a client can have, these bytes are these characters."""
-    if value is None:
-        return b"\\N"
-    return value.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r").replace(b"\t", b"\\t")
-
-
-def _joined(table: str, names: Sequence[str], added: Sequence[str]) -> Source:
-    columns = [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)] + [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
-    source = Source()
-    source.add(
-        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q LEFT JOIN pg_temp.{table}_p p "  # noqa: S608
-        "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
-    )
-    return source
 
 
 def explained(lines: Sequence[str], source: Source, attendant: Attendant) -> Callable[[int, bytes], bytes]:

@@ -8,7 +8,7 @@ from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import MARK, Need
 from thanoproxy.statements.shapes import Decorate, Hole, Nested, Rewrite
 
-__all__ = ["described", "filled", "hole_query", "narrowed", "quoted", "rewritten", "unpredicted"]
+__all__ = ["described", "filled", "hole_query", "narrowed", "predicted", "quoted", "rewritten", "unpredicted"]
 
 Fill = Callable[[Hole], Source]
 
@@ -27,7 +27,7 @@ def described(statement: Nested) -> Source:
         query = filled(statement, *_inner_span(hole), hole.holes, fill)
         return unpredicted(hole.shape, query, f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q")
 
-    return filled(statement, statement.start, statement.start + len(statement.text), statement.holes, fill)
+    return filled(statement, statement.start, statement.end, statement.holes, fill)
 
 
 def unpredicted(shape: Decorate, query: Source, alias: str = "q") -> Source:
@@ -37,6 +37,21 @@ def unpredicted(shape: Decorate, query: Source, alias: str = "q") -> Source:
     source.add(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
     source.extend(query)
     source.add(f"\n) AS {alias}")
+    return source
+
+
+def predicted(table: str, added: Sequence[str], names: Sequence[str] | None = None) -> Source:
+    """The rows of `table`, in their order, with the predictions that lie beside it.
+
+    With `names`, the table's columns are c0, c1, … and get these names; without, they have their own.
+    """
+    columns = ["q.*"] if names is None else [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)]
+    columns += [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
+    source = Source()
+    source.add(
+        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q LEFT JOIN pg_temp.{table}_p p "  # noqa: S608
+        "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
+    )
     return source
 
 

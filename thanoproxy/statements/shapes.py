@@ -174,6 +174,10 @@ class Nested:
     explain: Explain | None = None
 
     @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+    @property
     def outlives(self) -> bool:
         """Whether what it makes still reads the holes' rows when it is over: a cursor, up to the end of the transaction."""
         return self.text[:7].upper() == "DECLARE"
