@@ -47,6 +47,7 @@ class Exchange:
         self.codec = "utf-8"
         self.skip = 0
         self.stopped = False
+        self.muted = b""
         self.watch: Callable[[int, bytes], None] = _ignore
         self.cancel_upstream: Callable[[], Awaitable[None]] = _no_cancel
         self._on_idle = on_idle
@@ -62,6 +63,8 @@ class Exchange:
         self._buffer += data
         for kind, frame in split_frames(self._buffer):
             self.watch(kind, frame)
+            if kind == ord("N") and self.muted and self.muted in frame:
+                continue
             if kind in ASYNCHRONOUS or not self.pipeline.queue:
                 # A FATAL (administrator's shutdown, a timeout) may come when nothing is owed.
                 self.client.write(frame)
@@ -98,6 +101,19 @@ class Exchange:
         await self.finish(collect)
         rows = (messages.read_data_row(body) for kind, body in collect.frames if kind == ord("D"))
         return [[None if value is None else value.decode(self.codec, "replace") for value in row] for row in rows]
+
+    async def hold_snapshot(self) -> None:
+        """Let what follows, outside of a block, see one snapshot.  Must come before anything else of the transaction.
+
+        SHOW and SET take none themselves; a transaction that is stricter already stays as it is.
+        """
+        ((isolation,),) = await self.ask("SHOW transaction_isolation")
+        if isolation == "read committed":
+            self.muted = b"\0C25P01\0"  # it has an effect, though it warns that there is no block
+            try:
+                await self.ask("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            finally:
+                self.muted = b""
 
     async def copy_in(self, sql: str, data: AsyncIterator[bytes]) -> None:
         """Run a COPY … FROM STDIN with `data`.  Raises `UpstreamError`."""

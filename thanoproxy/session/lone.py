@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_lone"]
 
+_IDLE = ord("I")
+
 
 async def run_lone(attendant: Attendant, shape: Shape) -> None:
     """Run the statement; its ReadyForQuery is on its way when this returns."""
@@ -67,6 +69,8 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
 async def _run_nested(attendant: Attendant, shape: Nested) -> None:
     """Fill the holes; the rest is PostgreSQL's own work, with its own time limit."""
     exchange = attendant.exchange
+    if exchange.pipeline.status == _IDLE and shape.reads:
+        await exchange.hold_snapshot()
     await attendant.leftovers.clear(exchange, b"")
     async with attendant.stop.during(await statement_timeout(exchange)):
         await attendant.check_model(shape)

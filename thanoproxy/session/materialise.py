@@ -156,11 +156,12 @@ class _Materialisation:
             await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
         return stream
 
-    def _refusal(self, fields: ErrorFields, text: Source) -> Exception:
+    def _refusal(self, fields: ErrorFields, text: Source) -> Refused:
         if fields.sqlstate == _READ_ONLY:
-            return FeatureNotSupported(
+            error = FeatureNotSupported(
                 "in a read-only transaction PREDICT must be a statement of its own", hint="Inside other SQL it needs temporary tables."
             )
+            return Refused(messages.read_error(messages.error_response(error, encoding=self.exchange.codec)[5:]))
         shown = self.attendant.translated(fields, text)
         if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
             shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})

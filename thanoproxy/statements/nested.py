@@ -42,6 +42,9 @@ _AROUND = frozenset(
 )
 """First words of the statements that may hold one of ours."""
 
+_WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DECLARE", "SHARE"})
+"""A statement with one of these words may change data, lock rows, or outlive its transaction."""
+
 _FROM = frozenset({"FROM", "JOIN", "USING"})
 _CLAUSES = _FROM | {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "VALUES", "SET", "RETURNING", "LIMIT", "OFFSET", "ON", "WINDOW", "IN"}
 _BEHIND_ITEM = frozenset(
@@ -63,7 +66,8 @@ def nested(text: str, statement: Statement) -> Nested:
     assert first is not None, "asked only where there is one"
     _refuse_others(statement, first)
     text_ = text[statement.start : statement.end]
-    return Nested(text_, statement.start, find_holes(text, statement.tokens, 0), _explain(statement.tokens))
+    reads = not any(token.word in _WRITES for token in statement.tokens)
+    return Nested(text_, statement.start, find_holes(text, statement.tokens, 0), _explain(statement.tokens), reads)
 
 
 def _refuse_others(statement: Statement, hole: Token) -> None:

@@ -166,12 +166,16 @@ class Explain:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A statement of PostgreSQL's, `start` its 0-based offset in the client's text, with the outermost holes in it in order."""
+    """A statement of PostgreSQL's, `start` its 0-based offset in the client's text, with the outermost holes in it in order.
+
+    `reads` says that it changes no data.
+    """
 
     text: str
     start: int
     holes: tuple[Hole, ...]
     explain: Explain | None = None
+    reads: bool = False
 
     @property
     def end(self) -> int:
