@@ -32,6 +32,7 @@ __all__ = [
     "NoData",
     "NotInstalled",
     "NullNotAllowed",
+    "ProgramLimitExceeded",
     "ProtocolViolation",
     "SyntaxProblem",
     "ThanoError",
@@ -222,6 +223,12 @@ class DeviceOutOfMemory(ThanoError):
     """53200: not even a batch of one fits."""
 
     sqlstate = "53200"
+
+
+class ProgramLimitExceeded(ThanoError):
+    """54000: more than can be held at once."""
+
+    sqlstate = "54000"
 
 
 class TooManyRequests(ThanoError):

@@ -262,11 +262,11 @@ class Attendant:
         await self.leftovers.clear(self.exchange, bind.portal)
         async with self.stop.during(await statement_timeout(self.exchange)):
             bound = Bound(await self.exchange.parameter_types(bind.statement), bind.parameters)
-            source, tables, lines = await materialise(self, shape, bound)
+            source, bound, tables, lines = await materialise(self, shape, bound)
         name = self.leftovers.add(bind.portal, () if shape.outlives else tables)
         await self.swallow(messages.parse(messages.Parse(name, source.text.encode(self.exchange.codec), bound.types)), source)
         self._forward(
-            messages.bind(messages.Bind(bind.portal, name, bind.parameters, bind.result_formats)),
+            messages.bind(messages.Bind(bind.portal, name, bound.parameters, bind.result_formats)),
             _set(self.portals, bind.portal, None),
             source,
         )

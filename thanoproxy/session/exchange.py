@@ -7,7 +7,7 @@ client's unnamed ones live on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from thanoproxy.catalog import store
@@ -17,6 +17,7 @@ from thanoproxy.wire import messages
 from thanoproxy.wire.framing import split_frames
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import ASYNCHRONOUS, Collect, Forward, Pipeline, Ready, Rows, SegmentFailed, UpstreamError
+from thanoproxy.wire.values import TEXT_ARRAY
 
 __all__ = ["PRIVATE", "Bound", "Exchange"]
 
@@ -32,6 +33,10 @@ class Bound(NamedTuple):
 
     types: tuple[int, ...] = ()
     parameters: bytes = b""
+
+    def extended(self, arrays: Sequence[bytes]) -> Bound:
+        """With more parameters behind: text[] in binary format."""
+        return Bound((*self.types, *(TEXT_ARRAY for _ in arrays)), messages.add_parameters(self.parameters, arrays))
 
 
 _UNBOUND = Bound()

@@ -74,9 +74,9 @@ async def _run_nested(attendant: Attendant, shape: Nested) -> None:
     await attendant.leftovers.clear(exchange, b"")
     async with attendant.stop.during(await statement_timeout(exchange)):
         await attendant.check_model(shape)
-        source, tables, lines = await materialise(attendant, shape, Bound())
-    await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec))), source)
-    await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
+        source, bound, tables, lines = await materialise(attendant, shape, Bound())
+    await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec), bound.types)), source)
+    await exchange.swallow(messages.bind(messages.Bind(b"", b"", bound.parameters)), b"2")
     exchange.forward(messages.describe(b"P", b""), REPLY_ENDS[ord("D")], lambda kind, frame: b"" if kind == ord("n") else frame)
     exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], explained(lines, source, attendant))
     await exchange.settle()

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
+from thanoproxy.session.columns import Columns, type_names, unnested
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import pump
-from thanoproxy.session.sheet import Sheet, prediction_line, predictions_table
+from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import EVERYTHING, Need, needs
 from thanoproxy.statements.render import described, filled, hole_query, narrowed, predicted, rewritten, unpredicted
 from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Rewrite
 from thanoproxy.wire import messages
-from thanoproxy.wire.messages import ErrorFields
+from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import UpstreamError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Filled", "Refused", "explained", "materialise"]
 
-_READ_ONLY = "25006"
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
 _OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
 _ROWS = b"thanoproxy rows"
@@ -51,9 +51,10 @@ class Refused(Exception):
 
 
 class Filled(NamedTuple):
-    """A statement that PostgreSQL can run: over `tables`, with `lines` to be shown behind its EXPLAIN."""
+    """A statement that PostgreSQL can run with the parameters `bound`: over `tables`, with `lines` to be shown behind its EXPLAIN."""
 
     source: Source
+    bound: Bound
     tables: list[str]
     lines: list[str]
 
@@ -64,7 +65,7 @@ async def materialise(attendant: Attendant, statement: Nested, bound: Bound) -> 
     for hole in statement.holes:
         await work.run(hole)
     lines = work.lines if statement.explain is not None and statement.explain.lines else []
-    return Filled(filled(statement, statement.start, statement.end, statement.holes, work.fill), work.tables, lines)
+    return Filled(filled(statement, statement.start, statement.end, statement.holes, work.fill), work.bound, work.tables, lines)
 
 
 class _Materialisation:
@@ -115,6 +116,8 @@ class _Materialisation:
         if explain is not None and not explain.analyze:
             self.lines.append(f"{title}: each row of its query{need.clauses(names)}")
             return unpredicted(shape, query)
+        if await self._read_only():
+            return await self._in_parameters(shape, decoration, query, columns)
         table, plan = await self._keep(query, len(columns))
         started = time.perf_counter()
         stream = await self._predict(table, decoration, shape.names)
@@ -123,6 +126,27 @@ class _Materialisation:
         self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
         self.lines += [f"  {line}" for line in plan]
         return predicted(table, shape.names, names)
+
+    async def _read_only(self) -> bool:
+        return await self.exchange.ask("SELECT pg_catalog.current_setting('transaction_read_only')") == [["on"]]
+
+    async def _in_parameters(self, shape: Decorate, decoration: Decoration, query: Source, columns: Sequence[Column]) -> Source:
+        exchange = self.exchange
+        if self.statement.text[:4].upper() == "COPY":
+            raise FeatureNotSupported(
+                "COPY of predictions needs temporary tables, which a read-only transaction refuses",
+                hint="Write PREDICT USING model AS query by itself.",
+            )
+        types = [row[0] or "" for row in await exchange.ask(type_names(columns))]
+        begin = messages.parse(messages.Parse(_ROWS, query.text.encode(exchange.codec), self.bound.types))
+        await exchange.swallow(_CLOSE_ROWS + begin + messages.bind(messages.Bind(_ROWS, _ROWS, self.bound.parameters)), b"312", 4)
+        sheet = Columns(len(columns) + len(shape.names))
+        stream = RowStream(decoration, self.attendant.services.pool, exchange.upstream, sheet, sheet.take)
+        await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
+        await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+        first = len(self.bound.types) + 1
+        self.bound = self.bound.extended(sheet.arrays())
+        return unnested(first, [column.name.decode(exchange.codec, "replace") for column in columns], types, shape.names)
 
     async def _keep(self, query: Source, columns: int) -> tuple[str, list[str]]:
         """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
@@ -150,18 +174,13 @@ class _Materialisation:
         begin = messages.parse(messages.Parse(_ROWS, sql.encode("ascii"))) + messages.bind(messages.Bind(_ROWS, _ROWS, b""))
         await exchange.swallow(_CLOSE_ROWS + begin, b"312", 4)
         with closing(Sheet(services.spool)) as sheet:
-            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_line)
+            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_lines(exchange.codec))
             await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
             await exchange.swallow(_CLOSE_ROWS, b"3", 2)
             await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
         return stream
 
     def _refusal(self, fields: ErrorFields, text: Source) -> Refused:
-        if fields.sqlstate == _READ_ONLY:
-            error = FeatureNotSupported(
-                "in a read-only transaction PREDICT must be a statement of its own", hint="Inside other SQL it needs temporary tables."
-            )
-            return Refused(messages.read_error(messages.error_response(error, encoding=self.exchange.codec)[5:]))
         shown = self.attendant.translated(fields, text)
         if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
             shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})

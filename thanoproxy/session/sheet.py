@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from thanoproxy.wire.values import field_at
 
-__all__ = ["Sheet", "prediction_line", "predictions_table"]
+__all__ = ["Sheet", "prediction_lines", "predictions_table"]
 
 _IN_MEMORY = 4 << 20
 _PART = 1 << 16
@@ -44,15 +44,20 @@ class Sheet:
             yield part
 
 
-def prediction_line(row: bytes, added: Sequence[bytes | None]) -> bytes:
-    """A line for the table of predictions; the row's first field is its place."""
-    place = field_at(row, 0)
-    assert place is not None, "every row of a table has a place"
-    return b"\t".join((place, *(_escaped(value) for value in added))) + b"\n"
+def prediction_lines(codec: str) -> Callable[[bytes, Sequence[bytes | None]], bytes]:
+    """From a row, whose first field is its place, and its predictions to a line for their table, in the client's encoding."""
+
+    def line(row: bytes, added: Sequence[bytes | None]) -> bytes:
+        place = field_at(row, 0)
+        assert place is not None, "every row of a table has a place"
+        return b"\t".join((place, *(_escaped(value, codec) for value in added))) + b"\n"
+
+    return line
 
 
-def _escaped(value: bytes | None) -> bytes:
-    """A field of COPY's text format (sql-copy.html).  In the encodings that a client can have, these bytes are these characters."""
+def _escaped(value: bytes | None, codec: str) -> bytes:
+    """A field of COPY's text format (sql-copy.html).  By characters: in Shift JIS and its like a byte may look like a backslash."""
     if value is None:
         return b"\\N"
-    return value.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r").replace(b"\t", b"\\t")
+    text = value.decode(codec).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return text.encode(codec)

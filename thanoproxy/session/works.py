@@ -12,7 +12,7 @@ from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import TrainingRun
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.execute import result_row, seconds_of
-from thanoproxy.session.sheet import Sheet, prediction_line, predictions_table
+from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.shapes import Collect, Decorate
@@ -235,7 +235,7 @@ class HoleWork(Work):
         decoration = self.shape.open(found, columns[1:], codec, self.services.seal)
         decoration.image_column += 1
         self._sheet = Sheet(self.services.spool)
-        self._stream = RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_line)
+        self._stream = RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_lines(codec))
         self.inner.done.add_done_callback(self._stream.end)
         return self._stream.feed
 

@@ -21,6 +21,7 @@ __all__ = [
     "Column",
     "ErrorFields",
     "Parse",
+    "add_parameters",
     "bind",
     "close",
     "command_complete",
@@ -171,6 +172,16 @@ def read_bind(body: bytes) -> Bind:
 def bind(message_: Bind) -> bytes:
     formats = pack(f"!H{len(message_.result_formats)}h", len(message_.result_formats), *message_.result_formats)
     return message(b"B", message_.portal + b"\0" + message_.statement + b"\0" + (message_.parameters or b"\0\0\0\0") + formats)
+
+
+def add_parameters(parameters: bytes, values: Sequence[bytes]) -> bytes:
+    """The raw middle part of a Bind with `values` behind its own, in binary format."""
+    (codes,) = _I16.unpack_from(parameters) if parameters else (0,)
+    (count,) = _I16.unpack_from(parameters, 2 + 2 * codes) if parameters else (0,)
+    own = unpack_from(f"!{codes}h", parameters, 2) if codes else ()
+    formats = [*(format_code(own, i) for i in range(count)), *(1 for _ in values)]
+    tail = b"".join(_I32.pack(len(value)) + value for value in values)
+    return pack(f"!H{len(formats)}hH", len(formats), *formats, count + len(values)) + parameters[4 + 2 * codes :] + tail
 
 
 def format_code(formats: Sequence[int], index: int) -> int:
