@@ -31,7 +31,8 @@ from typing import TypeVar
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
 from thanoproxy.session.leftovers import Leftovers
@@ -39,11 +40,11 @@ from thanoproxy.session.lone import run_lone
 from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.retag import retag
-from thanoproxy.session.script import run_script
+from thanoproxy.session.script import refuse_together, run_script
 from thanoproxy.session.services import Services
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Rewrite, Shape, decorates
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Shape, decorates
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
 from thanoproxy.wire.messages import ErrorFields
@@ -199,18 +200,35 @@ class Attendant:
         self.portals.pop(b"", None)
         await self._settled()
         try:
-            parts = self._read(frame[5:-1])
+            text = await self._query_text(frame)
+            parts = self._read(text)
+            refuse_together(parts or ())
         except ThanoError as problem:
             await self.fail(problem)
+            self.exchange.sync()
+            return
+        except UpstreamError as problem:
+            self.exchange.refuse(problem.fields)
             self.exchange.sync()
             return
         if parts is None:
             self.exchange.pipeline.expect(Ready(self.exchange.client.write, sync=False))
             self.exchange.send(frame)
-        elif len(parts) == 1 and parts[0].shape is not None:
-            await run_lone(self, parts[0].shape)
-        else:
+        elif len(parts) > 1 or parts[0].shape is None:
             await run_script(self, frame[5:-1].decode(self.exchange.codec), parts)
+        elif isinstance(parts[0].shape, Prepare):
+            await run_prepare(self, parts[0].shape)
+        else:
+            await run_lone(self, parts[0].shape, first=text == frame[5:-1])
+
+    async def _query_text(self, frame: bytes) -> bytes:
+        """The text of a Query; an EXECUTE of ours is that statement, written out."""
+        text = frame[5:-1]
+        if self.statements and b"EXECUTE" in text.upper():
+            written = await written_out(self, text.decode(self.exchange.codec, "replace"))
+            if written is not None:
+                return written.encode(self.exchange.codec)
+        return text
 
     async def _parse(self, frame: bytes) -> None:
         try:
@@ -222,9 +240,11 @@ class Attendant:
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
+        if isinstance(parts[0].shape, Prepare):
+            raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:
             raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
-        ours = StatementOfOurs(parts[0].shape, self.exchange.codec)
+        ours = StatementOfOurs(parts[0].shape, self.exchange.codec, body=parse.text.decode(self.exchange.codec))
         await self.check_model(parts[0].shape)
         self._forward(
             messages.parse(messages.Parse(parse.name, ours.text, parse.types)),
@@ -238,7 +258,7 @@ class Attendant:
         except ProtocolViolation:
             self._forward(frame)
             return
-        ours = await self._ours(bind.statement)
+        ours = await self.ours(bind.statement)
         if ours is None:
             self._forward(frame, _set(self.portals, bind.portal, None))
             return
@@ -283,7 +303,7 @@ class Attendant:
         kind, name = frame[5:6], frame[6:-1]
         ours, formats = None, tuple[int, ...]()
         if kind == b"S":
-            ours = await self._ours(name)
+            ours = await self.ours(name)
         elif name in self.portals:
             ours, formats = self.portals[name].statement, self.portals[name].formats
         if ours is None or isinstance(ours.shape, Rewrite | Nested):
@@ -361,7 +381,7 @@ class Attendant:
                 ours.inner = None
                 raise
 
-    async def _ours(self, name: bytes) -> StatementOfOurs | None:
+    async def ours(self, name: bytes) -> StatementOfOurs | None:
         """The statement of ours that has this name upstream at this moment."""
         ours = self.statements.get(name)
         if ours is None or not name:
@@ -408,7 +428,7 @@ class Attendant:
     def concerns(self, kind: int, data: bytes, start: int, end: int) -> bool:
         """Whether a message that the relay is about to pass on uses a name that stands for a statement or portal of ours."""
         if kind == ord("Q"):
-            return b"" in self.statements or b"" in self.portals
+            return b"" in self.statements or b"" in self.portals or (bool(self.statements) and b"EXECUTE" in data[start:end].upper())
         if kind == ord("P"):
             return _string(data, start, end) in self.statements
         if kind == ord("B"):

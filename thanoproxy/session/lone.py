@@ -28,8 +28,11 @@ __all__ = ["run_lone"]
 _IDLE = ord("I")
 
 
-async def run_lone(attendant: Attendant, shape: Shape) -> None:
-    """Run the statement; its ReadyForQuery is on its way when this returns."""
+async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
+    """Run the statement; its ReadyForQuery is on its way when this returns.
+
+    `first` says that the server has been asked nothing yet on its behalf.
+    """
     exchange = attendant.exchange
     if isinstance(shape, Rewrite):
         exchange.pipeline.expect(RewrittenQuery(exchange.client.write, retag(shape.tag)))
@@ -38,6 +41,8 @@ async def run_lone(attendant: Attendant, shape: Shape) -> None:
     ours = StatementOfOurs(shape, exchange.codec)
     try:
         if isinstance(shape, Nested):
+            if first and shape.reads and exchange.pipeline.status == _IDLE:
+                await exchange.hold_snapshot()
             await _run_nested(attendant, shape)
         else:
             async with attendant.stop.during(await statement_timeout(exchange)):
@@ -69,8 +74,6 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
 async def _run_nested(attendant: Attendant, shape: Nested) -> None:
     """Fill the holes; the rest is PostgreSQL's own work, with its own time limit."""
     exchange = attendant.exchange
-    if exchange.pipeline.status == _IDLE and shape.reads:
-        await exchange.hold_snapshot()
     await attendant.leftovers.clear(exchange, b"")
     async with attendant.stop.during(await statement_timeout(exchange)):
         await attendant.check_model(shape)

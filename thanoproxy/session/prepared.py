@@ -21,12 +21,13 @@ __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
 
 @dataclass(slots=True)
 class StatementOfOurs:
-    """A prepared statement.  `inner` is None until the server has described the inner query."""
+    """A prepared statement.  `inner` is None until the server has described the inner query; `body` is the client's own text."""
 
     shape: Shape
     codec: str
     marker: str = field(default_factory=lambda: f"/* thanoproxy {uuid4().hex} */")
     inner: tuple[Column, ...] | None = None
+    body: str = ""
 
     @property
     def text(self) -> bytes:

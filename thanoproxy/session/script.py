@@ -29,7 +29,7 @@ from thanoproxy.session.works import TIMEOUT, CollectWork, DecorateWork, HoleWor
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, predicted, rewritten, unpredicted
-from thanoproxy.statements.shapes import Decorate, Hole, Nested, Rewrite
+from thanoproxy.statements.shapes import Decorate, Hole, Nested, Prepare, Rewrite
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -37,7 +37,7 @@ from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["Run", "run_script"]
+__all__ = ["Run", "refuse_together", "run_script"]
 
 _READ_ONLY = "25006"
 
@@ -45,6 +45,17 @@ _READ_ONLY = "25006"
 async def run_script(attendant: Attendant, text: str, parts: Sequence[Part]) -> None:
     """Send the string and see it through; its ReadyForQuery has been relayed, or is on its way, when this returns."""
     await Run(attendant, text, parts).run()
+
+
+def refuse_together(parts: Sequence[Part]) -> None:
+    """Raises for what may not share a string with other statements."""
+    for part in parts:
+        if isinstance(part.shape, Prepare) and len(parts) > 1:
+            raise FeatureNotSupported(
+                "PREPARE of a PREDICT cannot share a string with other statements",
+                hint="Send the statement by itself.",
+                position=part.start + 1,
+            )
 
 
 class Run:
@@ -86,6 +97,7 @@ class Run:
             self.script.steps.append(step)
             self.works.append(step)
             return
+        assert not isinstance(part.shape, Prepare), "refused before"
         if isinstance(part.shape, Nested):
             self._add_nested(part.shape)
             return

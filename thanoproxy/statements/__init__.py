@@ -6,7 +6,7 @@ byte for byte; a statement that is ours but malformed raises its own error and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
@@ -14,9 +14,9 @@ from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, split_statements, tokenize
 from thanoproxy.statements import build_model, drop_model, list_models, predict
 from thanoproxy.statements.nested import first_hole, nested
-from thanoproxy.statements.shapes import Collect, Decorate, Rewrite, Shape
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Shape
 
-__all__ = ["MARKS", "Part", "begins_ours", "recognise"]
+__all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_arguments"]
 
 STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect]] = {
     ("BUILD",): build_model.parse,
@@ -53,7 +53,7 @@ class Part:
 
     start: int
     end: int
-    shape: Shape | None
+    shape: Shape | Prepare | None
 
 
 def recognise(text: str) -> list[Part] | None:
@@ -76,6 +76,58 @@ def begins_ours(text: str) -> bool:
     return bool(words) and (words[0].upper(),) in STATEMENTS
 
 
+def _prepare(text: str, statement: Statement) -> Prepare | None:
+    """PREPARE name [(types)] AS: what follows is recognised as if it stood alone (sql-prepare.html)."""
+    tokens = statement.tokens
+    at = next((i for i in range(2, len(tokens)) if tokens[i].word == "AS"), None)
+    if at is None or at + 1 >= len(tokens):
+        return None
+    body = text[tokens[at].end : statement.end]
+    padded = " " * tokens[at].end + body
+    shape = _shape(padded, Statement(tokens[at + 1 :]))
+    if not isinstance(shape, Decorate | Nested):
+        return None
+    cursor = Cursor(text, statement)
+    cursor.at = 1
+    name = cursor.identifier("a name for the statement")
+    return Prepare(name, text[statement.start : tokens[at].end], padded, shape)
+
+
+def executed(text: str) -> tuple[str, list[str]] | None:
+    """The name and the arguments of `EXECUTE name [(argument, …)]`, None if `text` is anything else (sql-execute.html)."""
+    try:
+        statements = split_statements(tokenize(text))
+    except SyntaxProblem:
+        return None
+    if len(statements) != 1 or statements[0].tokens[0].word != "EXECUTE" or len(statements[0].tokens) < 2:
+        return None
+    tokens = statements[0].tokens
+    cursor = Cursor(text, statements[0])
+    cursor.at = 1
+    name = cursor.identifier("the name of a prepared statement")
+    if cursor.done:
+        return name, []
+    if tokens[2].text != "(" or tokens[-1].text != ")":
+        return None
+    arguments, depth, first = list[str](), 0, 3
+    for i in range(3, len(tokens)):
+        depth += (tokens[i].text in "([") - (tokens[i].text in ")]")
+        if (depth == 0 and tokens[i].text == ",") or i == len(tokens) - 1:
+            arguments.append(text[tokens[first].start : tokens[i - 1].end])
+            first = i + 1
+    return name, arguments
+
+
+def with_arguments(text: str, values: Sequence[str]) -> str:
+    """`text` with its parameters $1, $2, … written out."""
+    parts, at = list[str](), 0
+    for token in tokenize(text):
+        if token.kind == "PARAM" and 0 < int(token.text[1:]) <= len(values):
+            parts += [text[at : token.start], values[int(token.text[1:]) - 1]]
+            at = token.end
+    return "".join([*parts, text[at:]])
+
+
 def _is_ours(statement: Statement) -> bool:
     return _key(statement, STATEMENTS) is not None or _key(statement, LATER) is not None or first_hole(statement) is not None
 
@@ -84,10 +136,12 @@ def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple
     return next((words for words in table if statement.words(len(words)) == words), None)
 
 
-def _shape(text: str, statement: Statement) -> Shape | None:
+def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     later = _key(statement, LATER)
     if later is not None:
         raise FeatureNotSupported(f"{LATER[later]} is not supported yet", position=statement.start + 1)
+    if statement.tokens[0].word == "PREPARE":
+        return _prepare(text, statement)
     words = _key(statement, STATEMENTS)
     if words is None:
         return None if first_hole(statement) is None else nested(text, statement)

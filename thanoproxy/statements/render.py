@@ -19,20 +19,21 @@ def quoted(name: str) -> str:
 
 
 def described(statement: Nested) -> Source:
-    """The statement as PostgreSQL can describe it before anything has run: same columns, same parameters, NULL for predictions."""
+    """The statement as PostgreSQL can describe it before anything has run: same columns, same parameters.  To run it is an error."""
 
     def fill(hole: Hole) -> Source:
         if isinstance(hole.shape, Rewrite):
             return rewritten(hole.shape)
         query = filled(statement, *_inner_span(hole), hole.holes, fill)
-        return unpredicted(hole.shape, query, f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q")
+        alias = f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q"
+        return unpredicted(hole.shape, query, alias, "thanosql.unpredicted()")
 
     return filled(statement, statement.start, statement.end, statement.holes, fill)
 
 
-def unpredicted(shape: Decorate, query: Source, alias: str = "q") -> Source:
-    """The rows of `query`, with NULL for predictions."""
-    added = ", ".join(f"NULL::pg_catalog.text AS {quoted(name)}" for name in shape.names)
+def unpredicted(shape: Decorate, query: Source, alias: str = "q", value: str = "NULL::pg_catalog.text") -> Source:
+    """The rows of `query`, with `value` for predictions."""
+    added = ", ".join(f"{value} AS {quoted(name)}" for name in shape.names)
     source = Source()
     source.add(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
     source.extend(query)

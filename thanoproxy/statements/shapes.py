@@ -21,7 +21,21 @@ from thanoproxy.sql.clauses import InnerQuery
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
-__all__ = ["Collect", "Context", "Decorate", "Decoration", "Explain", "Hole", "Nested", "Rewrite", "Seal", "Shape", "Training", "decorates"]
+__all__ = [
+    "Collect",
+    "Context",
+    "Decorate",
+    "Decoration",
+    "Explain",
+    "Hole",
+    "Nested",
+    "Prepare",
+    "Rewrite",
+    "Seal",
+    "Shape",
+    "Training",
+    "decorates",
+]
 
 Verify = Callable[[ModelRecord], None]
 """Raises unless a catalogue row carries the seal of this installation."""
@@ -185,6 +199,16 @@ class Nested:
     def outlives(self) -> bool:
         """Whether what it makes still reads the holes' rows when it is over: a cursor, up to the end of the transaction."""
         return self.text[:7].upper() == "DECLARE"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """PREPARE name AS a statement of ours: `head` is up to AS, `body` what follows, padded so that positions in it are the client's."""
+
+    name: str
+    head: str
+    body: str
+    shape: Decorate | Nested
 
 
 Shape = Rewrite | Decorate | Collect | Nested
