@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from thanoproxy import statements
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import SyntaxProblem
+from thanoproxy.errors import SyntaxProblem, ThanoError
 from thanoproxy.session.prepared import StatementOfOurs
 from thanoproxy.statements.shapes import Prepare
 from thanoproxy.wire import messages
@@ -33,6 +33,8 @@ async def run_prepare(attendant: Attendant, prepare: Prepare) -> None:
         position = problem.fields.position
         shifted = None if position is None else max(position - len(prepare.head) - 1, 0)
         exchange.refuse(attendant.translated(problem.fields.with_position(shifted), source))
+    except ThanoError as problem:
+        await attendant.fail(problem)
     else:
         attendant.statements[prepare.name.encode(exchange.codec)] = ours
         exchange.client.write(messages.command_complete(b"PREPARE"))
