@@ -39,6 +39,9 @@ _PART = 1 << 16
 _READ_ONLY = "25006"
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
 _OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
+_IN_READ_ONLY = FeatureNotSupported(
+    "in a read-only transaction PREDICT must be a statement of its own", hint="Inside other SQL it needs temporary tables."
+)
 _ROWS = b"thanoproxy rows"
 _CLOSE_ROWS = messages.close(b"P", _ROWS) + messages.close(b"S", _ROWS)
 
@@ -136,11 +139,10 @@ class _Materialisation:
         await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
         await exchange.swallow(_CLOSE_ROWS, b"3", 2)
 
-    def _refusal(self, fields: ErrorFields, text: Source) -> Exception:
+    def _refusal(self, fields: ErrorFields, text: Source) -> Refused:
         if fields.sqlstate == _READ_ONLY:
-            return FeatureNotSupported(
-                "in a read-only transaction PREDICT must be a statement of its own", hint="Inside other SQL it needs temporary tables."
-            )
+            # As the server's own error: it has failed already.
+            return Refused(messages.read_error(messages.error_response(_IN_READ_ONLY, encoding=self.exchange.codec)[5:]))
         shown = self.attendant.translated(fields, text)
         if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
             shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})
