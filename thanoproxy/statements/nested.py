@@ -7,10 +7,10 @@ statement, but for the clauses of the outer statement that may follow (`_CLAUSES
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
-from thanoproxy.errors import FeatureNotSupported
+from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
 from thanoproxy.statements import list_models, predict
@@ -28,7 +28,8 @@ INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Rewrite]] = {
 
 LATER = {("EVALUATE", "USING"), ("CONVERT", "USING"), ("SEARCH", "IMAGE"), ("PRINT", "IMAGE")}
 
-_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"})
+_SET_OPERATIONS = frozenset({"UNION", "INTERSECT", "EXCEPT", "ALL", "DISTINCT"})
+_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"}) | _SET_OPERATIONS
 """What stands before a query and never before a table or a column (`JOIN predict USING (…)`, `SELECT predict`)."""
 
 _END = ""
@@ -41,6 +42,7 @@ _CLAUSES_BEHIND: dict[str, tuple[tuple[str, ...], ...]] = {
 _AROUND = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "PREDICT"})
 """First words of the statements that may hold one of ours."""
 
+_WITH_FROM = frozenset({"SELECT", "UPDATE", "DELETE"})
 _FROM = frozenset({"FROM", "JOIN", "USING"})
 _CLAUSES = _FROM | {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "VALUES", "SET", "RETURNING", "LIMIT", "OFFSET", "ON", "WINDOW", "IN"}
 _BEHIND_ITEM = frozenset(
@@ -95,7 +97,7 @@ def _begins(tokens: Sequence[Token], i: int) -> bool:
         return words in INSIDE
     before = tokens[i - 1].word or tokens[i - 1].text
     if words[0] == "LIST":
-        return words in INSIDE and before == "("
+        return words in INSIDE and before == "(" and not (i + 2 < len(tokens) and tokens[i + 2].word in _BEHIND_ITEM)
     if words not in INSIDE and words not in LATER:
         return False
     return (before in _BEFORE or _holder(tokens, i) == "INSERT") and not (i + 2 < len(tokens) and tokens[i + 2].text == "(")
@@ -103,12 +105,17 @@ def _begins(tokens: Sequence[Token], i: int) -> bool:
 
 def _holder(tokens: Sequence[Token], i: int) -> str:
     """INSERT or CREATE where token `i` stands in such a statement, which may lie behind a WITH, or in one; '' elsewhere."""
+    return _nearest(tokens, i, _CLAUSES_BEHIND)
+
+
+def _nearest(tokens: Sequence[Token], i: int, words: Container[str]) -> str:
+    """The nearest of `words` before token `i` at its own level of parentheses, '' if there is none."""
     depth = 0
     for j in range(i - 1, -1, -1):
         depth += (tokens[j].text == ")") - (tokens[j].text == "(")
         if depth < 0:
             return ""
-        if depth == 0 and tokens[j].word in _CLAUSES_BEHIND:
+        if depth == 0 and tokens[j].word in words:
             return tokens[j].word
     return ""
 
@@ -140,6 +147,10 @@ def _hole(text: str, tokens: Sequence[Token], i: int, end: int) -> Hole:
         raise FeatureNotSupported(
             "PREDICT cannot be LATERAL: its query runs once, before the rows beside it are read", position=tokens[i - 2].start + 1
         )
+    if i and tokens[i - 1].word in _SET_OPERATIONS:
+        raise SyntaxProblem(
+            "PREDICT needs parentheses in a set operation", hint="Write UNION (PREDICT …).", position=tokens[i].start + 1
+        )
     cursor = Cursor(text, Statement(tokens[i:end]))
     cursor.at = 1
     shape = INSIDE[words](cursor)
@@ -161,16 +172,12 @@ def _alias_at(tokens: Sequence[Token], i: int, end: int) -> int | None:
 
 
 def _in_from(tokens: Sequence[Token], i: int) -> bool:
-    if tokens[i].text != ",":
+    if tokens[i].text == ",":
+        return _nearest(tokens, i, _CLAUSES) in _FROM
+    if tokens[i].word != "FROM":
         return tokens[i].word in _FROM
-    depth = 0
-    for j in range(i - 1, -1, -1):
-        depth += (tokens[j].text == ")") - (tokens[j].text == "(")
-        if depth < 0:
-            return False
-        if depth == 0 and tokens[j].word in _CLAUSES:
-            return tokens[j].word in _FROM
-    return False
+    # Neither `IS DISTINCT FROM (…)` nor `extract(day FROM (…))`.
+    return tokens[i - 1].word != "DISTINCT" and _nearest(tokens, i, _WITH_FROM) != ""
 
 
 # Common table expressions around a hole, which its query may name.
