@@ -30,8 +30,20 @@ conditions = st.recursive(
 )
 where = st.one_of(st.just(""), conditions.map(" WHERE {}".format))
 projections = st.sampled_from(
-    ["*", "t.*", "id, predicted", "id", "predicted, id", "id, upper(predicted) AS predicted", "t.id AS n, label", "id::text, predicted"]
-    + ["id, count(*) OVER (PARTITION BY predicted) AS m", "-id AS id, predicted", "t::text, t.id", "'x' AS c, t.id"]
+    (
+        "*",
+        "t.*",
+        "id, predicted",
+        "id",
+        "predicted, id",
+        "id, upper(predicted) AS predicted",
+        "t.id AS n, label",
+        "id::text, predicted",
+        "id, count(*) OVER (PARTITION BY predicted) AS m",
+        "-id AS id, predicted",
+        "t::text, t.id",
+        "'x' AS c, t.id",
+    )
 )
 limits = st.one_of(
     st.just(""),

@@ -221,7 +221,8 @@ class TestDescribed:
     def test_predictions_are_null(self) -> None:
         text = "SELECT * FROM (PREDICT USING m OPTIONS (result_col='Say \"x\"') AS SELECT $1) t WHERE a = $2"
         assert described(found(text)).text == (
-            'SELECT * FROM (SELECT thanoproxy_hole_0.*, NULL::pg_catalog.text AS "Say ""x""" FROM (SELECT $1\n) AS thanoproxy_hole_0) t WHERE a = $2'
+            'SELECT * FROM (SELECT thanoproxy_hole_0.*, NULL::pg_catalog.text AS "Say ""x""" FROM (SELECT $1\n) AS thanoproxy_hole_0) t '
+            "WHERE a = $2"
         )
 
     def test_positions(self) -> None:
