@@ -5,8 +5,10 @@ What must come out is never written down: it is what the same query gives over `
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
 from threading import Timer
 from typing import Any, LiteralString, cast
 
@@ -86,6 +88,13 @@ QUERIES: dict[str, str] = {
     "filtered by the prediction": "SELECT id FROM {p} t WHERE predicted = 'red' AND id < %s ORDER BY id LIMIT 4",
     "ordered by a cast": "SELECT id::text FROM {p} t WHERE id < 15 + %s ORDER BY id LIMIT 12",
     "two": "SELECT a.id, b.predicted FROM {p} a JOIN {p} b ON a.id = b.id + 1 WHERE a.id < %s ORDER BY 1",
+    "for update": "SELECT id, predicted FROM {p} t WHERE id < %s ORDER BY id FOR UPDATE",
+    "distinct from": "SELECT id FROM pictures WHERE label IS DISTINCT FROM (SELECT max(predicted) FROM {p} t) AND id < %s ORDER BY 1",
+    "lateral beside it": "SELECT t.id, u.x FROM {p} t, LATERAL (SELECT upper(t.predicted) AS x) u WHERE t.id < %s ORDER BY 1",
+    "recursive": (
+        "WITH RECURSIVE r AS (SELECT id, predicted FROM {p} t WHERE id = 0 UNION ALL "
+        "SELECT t.id, t.predicted FROM r JOIN {p} t ON t.id = r.id + 1 WHERE t.id < %s) SELECT * FROM r ORDER BY id"
+    ),
     "values": "VALUES ((SELECT max(predicted) FROM {p} t), %s::int)",
     "case": "SELECT CASE WHEN (SELECT min(predicted) FROM {p} t) = 'blue' THEN 1 ELSE %s END",
     "comments": "SELECT id /* ( */, predicted FROM -- {{\n {p} -- )\n AS t /* x */ WHERE id < %s ORDER BY id",
@@ -629,6 +638,21 @@ class TestStopping:
         assert time.monotonic() - start < 2.9
         assert left_behind(connection) == []
 
+    def test_cancel_while_the_predictions_are_copied(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def slow(_: object) -> AsyncIterator[bytes]:
+            yield b"(0,1)\tred\n"
+            await asyncio.sleep(10)
+
+        monkeypatch.setattr(materialise._Sheet, "parts", slow)
+        timer = Timer(0.7, connection.cancel_safe)
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(errors.QueryCanceled, match="user request"):
+            connection.execute(text(f"SELECT predicted FROM {P} t"))
+        assert time.monotonic() - start < 2.7
+        timer.join()
+        assert left_behind(connection) == []
+
     def test_cancel_of_the_statement_around(self, connection: Connection) -> None:
         timer = Timer(1.0, connection.cancel_safe)
         timer.start()
@@ -659,6 +683,12 @@ class TestTypesAndNames:
                     (c.name, c.type_code, c.internal_size, c.precision) for c in plain.description or ()
                 ]
                 assert ours.fetchall() == plain.fetchall()
+
+    @pytest.mark.parametrize(("value", "kind"), [("ROW(1, 2)", "record"), ("pg_notify('', '')", "void")])
+    def test_types_that_no_table_has(self, connection: Connection, value: str, kind: str) -> None:
+        ours = f'SELECT predicted FROM (PREDICT USING colours AS SELECT image, {value} AS "Ein r" FROM pictures) t'
+        with pytest.raises(errors.InvalidTableDefinition, match=f'column "Ein r" has pseudo-type {kind}'):
+            connection.execute(text(ours))
 
     def test_1600_columns(self, connection: Connection) -> None:
         wide = ", ".join(f"{i} AS c{i}" for i in range(1599))

@@ -2,7 +2,7 @@
 
     rows          CREATE TEMPORARY TABLE … AS the hole's query: the server keeps its rows, whatever their types
     predictions   the row's place (ctid) and our columns, copied in once the workers have answered
-    in its place  SELECT the columns, the predictions FROM rows LEFT JOIN predictions, in the order of the rows
+    in its place  SELECT the columns, the predictions FROM rows JOIN predictions, in the order of the rows
 
 So the rest of the statement is PostgreSQL's alone: joins, groups, cursors, COPY, INSERT, row limits, command tags.  The tables go with
 the transaction, or before, where the statement is over (`Leftovers`).  Only places, images and predictions pass through us; the
@@ -11,6 +11,7 @@ predictions wait in a file that is bounded by the disk, since a connection that 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from typing import IO, TYPE_CHECKING
@@ -37,6 +38,7 @@ __all__ = ["Refused", "materialise"]
 _IN_MEMORY = 4 << 20
 _PART = 1 << 16
 _READ_ONLY = "25006"
+_NO_COLUMN = ("42P16", "42P22")
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
 _OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
 _IN_READ_ONLY = FeatureNotSupported(
@@ -104,7 +106,7 @@ class _Materialisation:
             return unpredicted(shape, query)
         found = await exchange.ask(shape.lookup())
         decoration = shape.open(found[0] if found else None, columns, exchange.codec, services.seal)
-        table = await self._keep(query, len(columns))
+        table = await self._keep(query, names)
         added = ", ".join(f"p{i} pg_catalog.text" for i in range(len(shape.names)))
         self.tables.append(f"{table}_p")
         await exchange.ask(f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {added}) ON COMMIT DROP")
@@ -114,17 +116,17 @@ class _Materialisation:
             await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
         return _joined(table, names, shape.names)
 
-    async def _keep(self, query: Source, columns: int) -> str:
+    async def _keep(self, query: Source, names: Sequence[str]) -> str:
         """A temporary table of the query's rows."""
         table = f"thanoproxy_{uuid4().hex}"
-        names = ", ".join(f"c{i}" for i in range(columns))
+        columns = ", ".join(f"c{i}" for i in range(len(names)))
         create = Source()
-        create.add(f"CREATE TEMPORARY TABLE {table} ({names}) ON COMMIT DROP AS ")
+        create.add(f"CREATE TEMPORARY TABLE {table} ({columns}) ON COMMIT DROP AS ")
         create.extend(query)
         try:
             await self.exchange.ask(create.text, self.bound)
         except UpstreamError as problem:
-            raise self._refusal(problem.fields, create) from None
+            raise self._refusal(_renamed(problem.fields, names, self.exchange.codec), create) from None
         self.tables.append(table)
         return table
 
@@ -147,6 +149,15 @@ class _Materialisation:
         if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
             shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})
         return Refused(shown)
+
+
+def _renamed(fields: ErrorFields, names: Sequence[str], codec: str) -> ErrorFields:
+    """The error with the client's name for a column that no table can have (record, void: 42P16, 42P22)."""
+    match = re.search(rb'"c(\d+)"', fields.fields.get(b"M", b""))
+    if fields.sqlstate not in _NO_COLUMN or match is None:
+        return fields
+    name = f'"{names[int(match[1])]}"'.encode(codec, "replace")
+    return ErrorFields({**fields.fields, b"M": fields.fields[b"M"].replace(match[0], name)})
 
 
 class _Sheet:
@@ -187,7 +198,7 @@ def _joined(table: str, names: Sequence[str], added: Sequence[str]) -> Source:
     columns = [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)] + [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
     source = Source()
     source.add(
-        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q LEFT JOIN pg_temp.{table}_p p "  # noqa: S608
+        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q JOIN pg_temp.{table}_p p "  # noqa: S608
         "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
     )
     return source

@@ -148,9 +148,7 @@ def _hole(text: str, tokens: Sequence[Token], i: int, end: int) -> Hole:
             "PREDICT cannot be LATERAL: its query runs once, before the rows beside it are read", position=tokens[i - 2].start + 1
         )
     if i and tokens[i - 1].word in _SET_OPERATIONS:
-        raise SyntaxProblem(
-            "PREDICT needs parentheses in a set operation", hint="Write UNION (PREDICT …).", position=tokens[i].start + 1
-        )
+        raise SyntaxProblem("PREDICT needs parentheses in a set operation", hint="Write UNION (PREDICT …).", position=tokens[i].start + 1)
     cursor = Cursor(text, Statement(tokens[i:end]))
     cursor.at = 1
     shape = INSIDE[words](cursor)

@@ -26,6 +26,7 @@ __all__ = [
     "command_complete",
     "copy_data",
     "copy_done",
+    "copy_fail",
     "data_row",
     "describe",
     "error_response",
@@ -200,6 +201,11 @@ def copy_data(line: bytes) -> bytes:
 
 def copy_done() -> bytes:
     return message(b"c")
+
+
+def copy_fail(reason: bytes = b"") -> bytes:
+    """CopyFail."""
+    return message(b"f", reason + b"\0")
 
 
 def command_complete(tag: bytes) -> bytes:
