@@ -557,6 +557,21 @@ class TestTransactions:
         assert len(left_behind(connection)) <= 4
         connection.execute("COMMIT")
 
+    def test_another_role_meanwhile(self, connection: Connection, module_database: Database) -> None:
+        role, _ = module_database.add_role()
+        module_database.execute(f"GRANT SELECT ON pictures TO {role}")
+        count = f"SELECT count(*) FROM {P} t WHERE predicted <> ''"
+        connection.execute(
+            text(f"INSERT INTO thanosql.model_grant (name, owner, grantee) SELECT name, owner, '{role}' FROM thanosql.model")
+        )
+        with connection.transaction():
+            assert fetched(connection, count) == [(24,)]
+            connection.execute(text(f"SET LOCAL ROLE {role}"))
+            assert fetched(connection, count) == [(24,)]
+            assert fetched(connection, count) == [(24,)]
+            connection.execute("RESET ROLE")
+            assert fetched(connection, count) == [(24,)]
+
     def test_read_only(self, connection: Connection) -> None:
         for binary in (False, True):
             connection.execute("BEGIN READ ONLY")
@@ -606,6 +621,12 @@ class TestPipelines:
             assert raw.talk(execute(b"p"), close(b"P", b"p"), SYNC)[1:] == ["C[SELECT 1]", "3", "Z[T]"]
             assert raw.talk(query(b"COMMIT"))[-1] == "Z[I]"
             assert raw.talk(close(b"S", b"s"), SYNC) == ["3", "Z[I]"]
+
+    def test_a_parameter_in_a_simple_query(self, url: str) -> None:
+        with RawClient(url) as raw:
+            replies = raw.talk(query(f"SELECT predicted FROM {P} t WHERE id < $1".encode()))
+            assert [reply[0] for reply in replies] == ["E", "Z"]
+            assert raw.talk(query(b"SELECT 1"))[-1] == "Z[I]"
 
     def test_the_wrong_number_of_parameters(self, url: str) -> None:
         with RawClient(url) as raw:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pglast
 import pytest
 
 from thanoproxy.statements import recognise
-from thanoproxy.statements.narrow import EVERYTHING, Need, needs
+from thanoproxy.statements.narrow import EVERYTHING, Need, _written, needs
 from thanoproxy.statements.render import described
 from thanoproxy.statements.shapes import Decorate, Nested
 
@@ -97,6 +98,39 @@ WHERE = [
 @pytest.mark.parametrize(("condition", "narrowed"), WHERE)
 def test_where(condition: str, narrowed: str) -> None:
     assert told("SELECT * FROM {p} t WHERE " + condition.replace("%%", "%")) == (True, narrowed.replace("%%", "%"))
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(a + 1) * 2 = 4",
+        "a - (b - 1) > - -1",
+        "(a = 1) = true",
+        "NOT (a OR b) AND c",
+        "(NOT a) = b",
+        "a -> 'x' ->> 'y' = E'\\\\z\\n'",
+        "a NOT BETWEEN SYMMETRIC 2 AND 1",
+        "a IS NOT DISTINCT FROM b",
+        "a OPERATOR(pg_catalog.=) U&'\\0041'",
+        "a > interval '1 2' day to hour",
+        "a::timestamp(3) with time zone > '2020-01-01'::timestamptz",
+        "a NOT ILIKE '%x' OR a ~ 'y'",
+        "ARRAY[[1],[2]] = a::numeric(5,2)[]",
+        "(-a)::int = -b::int",
+        "a IS NOT UNKNOWN AND (b IS NULL) = c",
+        "a <> ALL ($1) AND a NOT IN (1, 2)",
+        "a = B'101' AND b = X'1F' AND c = 1e10 AND d = 100000000000000000000",
+        "\"A b\".\"Sel\" = 'it''s'",
+    ],
+)
+def test_a_condition_is_written_as_it_is_read(condition: str) -> None:
+    def read(text: str) -> object:
+        (statement,) = pglast.parse_sql(f"SELECT WHERE {text}")
+        return statement.stmt.whereClause
+
+    written = _written(read(condition))
+    assert written is not None
+    assert read(written) == read(condition)
 
 
 LIMIT = [

@@ -158,7 +158,17 @@ def _clause(node: Any, alias: str) -> Clause | None:
             if None in names or len(names) > 2 or (len(names) == 2 and names[0] != alias):
                 return None
             columns.add(str(names[-1]))
-    return Clause(RawStream()(node), frozenset(columns))
+    return None if (text := _written(node)) is None else Clause(text, frozenset(columns))
+
+
+def _written(condition: Any) -> str | None:
+    """The condition as text, None where that would not be read as the same again."""
+    try:
+        text = str(RawStream()(condition))
+        again: Any = pglast.parse_sql(f"SELECT WHERE {text}")[0].stmt
+    except (NotImplementedError, ParseError, ValueError):
+        return None
+    return text if again.whereClause == condition else None
 
 
 def _order(select: Any, alias: str) -> Clause | None:
