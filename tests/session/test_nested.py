@@ -362,7 +362,7 @@ class TestCursors:
 
 
 WRAPPINGS: dict[str, list[str]] = {
-    # The text of each, taken from the tool's log of a query of its user's.
+    # What each sends for a query `q` of its user's, in order.
     "Superset": ["SELECT * FROM ({q}) AS virtual_table LIMIT 1001"],
     "Superset, chart": [
         "SELECT predicted AS predicted, COUNT(*) AS count \nFROM ({q}) AS virtual_table "
