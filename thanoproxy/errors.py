@@ -30,6 +30,7 @@ __all__ = [
     "InvalidOption",
     "InvalidPassword",
     "NoData",
+    "NoTransaction",
     "NotInstalled",
     "NullNotAllowed",
     "ProgramLimitExceeded",
@@ -271,6 +272,12 @@ class NoData(ThanoError):
     """P0002: the inner query gave no rows where some are needed."""
 
     sqlstate = "P0002"
+
+
+class NoTransaction(ThanoError):
+    """25P01: outside a transaction block, what would end with the transaction."""
+
+    sqlstate = "25P01"
 
 
 class InternalError(ThanoError):

@@ -128,11 +128,18 @@ class Exchange:
         await self.finish(opened)
         closed = Collect(frozenset(b"3"), self._future(), count=2)
         self.pipeline.expect(closed)
-        async for part in data:
-            if closed.done.done():
-                break
-            self.send(messages.copy_data(part))
-            await self.upstream.drained()
+        try:
+            async for part in data:
+                if closed.done.done():
+                    break
+                self.send(messages.copy_data(part))
+                await self.upstream.drained()
+        except BaseException:
+            # A server that waits for rows hears of nothing else.
+            self.send(messages.copy_fail() + messages.FLUSH)
+            await asyncio.wait([closed.done])
+            self.stopped = isinstance(closed.done.exception(), UpstreamError)
+            raise
         self.send(messages.copy_done() + _CLOSE_PRIVATE + messages.FLUSH)
         await self.finish(closed)
 

@@ -54,6 +54,18 @@ class Leftovers:
             closes.append(messages.close(b"P", b""))
         if closes:
             await exchange.swallow(b"".join(closes), b"3", len(closes))
-        tables = [f"pg_temp.{table}" for left in gone for table in left.tables]
+        tables = [table for left in gone for table in left.tables]
         if tables and portal == b"":
-            await exchange.ask(f"DROP TABLE IF EXISTS {', '.join(tables)}")
+            await _drop(exchange, tables)
+
+
+async def _drop(exchange: Exchange, tables: Sequence[str]) -> None:
+    """Drop those that a ROLLBACK TO has left (IF EXISTS would tell the client about the others) and that SET ROLE lets us drop."""
+    names = ", ".join(f"'{table}'" for table in tables)
+    found = await exchange.ask(
+        "SELECT c.relname FROM pg_catalog.pg_class c "  # noqa: S608 - names of our own making
+        f"WHERE c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() "
+        f"AND pg_catalog.pg_has_role(c.relowner, 'USAGE') AND c.relname::pg_catalog.text IN ({names})"
+    )
+    if found:
+        await exchange.ask(f"DROP TABLE {', '.join(f'pg_temp.{name}' for (name,) in found)}")

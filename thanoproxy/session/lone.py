@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from thanoproxy.errors import ThanoError
+from thanoproxy.errors import NoTransaction, ThanoError
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import statement_timeout
 from thanoproxy.session.materialise import Refused, explained, materialise
@@ -74,6 +74,9 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
 async def _run_nested(attendant: Attendant, shape: Nested) -> None:
     """Fill the holes; the rest is PostgreSQL's own work, with its own time limit."""
     exchange = attendant.exchange
+    if shape.needs_block and exchange.pipeline.status == ord("I"):
+        # The server would not say so: to it, what comes before in the same implicit transaction is a block (25P01 is for a lone one).
+        raise NoTransaction("DECLARE CURSOR can only be used in transaction blocks")
     await attendant.leftovers.clear(exchange, b"")
     async with attendant.stop.during(await statement_timeout(exchange)):
         await attendant.check_model(shape)

@@ -2,7 +2,7 @@
 
     rows          CREATE TEMPORARY TABLE … AS the hole's query: the server keeps its rows, whatever their types
     predictions   the row's place (ctid) and our columns, copied in once the workers have answered
-    in its place  SELECT the columns, the predictions FROM rows LEFT JOIN predictions, in the order of the rows
+    in its place  SELECT the columns, the predictions FROM rows JOIN predictions, in the order of the rows
 
 So the rest of the statement is PostgreSQL's alone: joins, groups, cursors, COPY, INSERT, row limits, command tags.  The tables go with
 the transaction, or before, where the statement is over (`Leftovers`).  Only places, images and predictions pass through us; the
@@ -11,6 +11,7 @@ predictions wait in a file that is bounded by the disk, since a connection that 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Filled", "Refused", "explained", "materialise"]
 
+_NO_COLUMN = ("42P16", "42P22")
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
 _OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
 _ROWS = b"thanoproxy rows"
@@ -118,7 +120,7 @@ class _Materialisation:
             return unpredicted(shape, query)
         if await self._read_only():
             return await self._in_parameters(shape, decoration, query, columns)
-        table, plan = await self._keep(query, len(columns))
+        table, plan = await self._keep(query, names)
         started = time.perf_counter()
         stream = await self._predict(table, decoration, shape.names)
         seconds = time.perf_counter() - started
@@ -148,19 +150,19 @@ class _Materialisation:
         self.bound = self.bound.extended(sheet.arrays())
         return unnested(first, [column.name.decode(exchange.codec, "replace") for column in columns], types, shape.names)
 
-    async def _keep(self, query: Source, columns: int) -> tuple[str, list[str]]:
+    async def _keep(self, query: Source, names: Sequence[str]) -> tuple[str, list[str]]:
         """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
         table = f"thanoproxy_{uuid4().hex}"
-        names = ", ".join(f"c{i}" for i in range(columns))
+        columns = ", ".join(f"c{i}" for i in range(len(names)))
         create = Source()
         if self.statement.explain is not None:
             create.add("EXPLAIN ANALYZE ")
-        create.add(f"CREATE TEMPORARY TABLE {table} ({names}) ON COMMIT DROP AS ")
+        create.add(f"CREATE TEMPORARY TABLE {table} ({columns}) ON COMMIT DROP AS ")
         create.extend(query)
         try:
             rows = await self.exchange.ask(create.text, self.bound)
         except UpstreamError as problem:
-            raise self._refusal(problem.fields, create) from None
+            raise self._refusal(_renamed(problem.fields, names, self.exchange.codec), create) from None
         self.tables.append(table)
         return table, [row[0] or "" for row in rows]
 
@@ -185,6 +187,15 @@ class _Materialisation:
         if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
             shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})
         return Refused(shown)
+
+
+def _renamed(fields: ErrorFields, names: Sequence[str], codec: str) -> ErrorFields:
+    """The error with the client's name for a column that no table can have (record, void: 42P16, 42P22)."""
+    match = re.search(rb'"c(\d+)"', fields.fields.get(b"M", b""))
+    if fields.sqlstate not in _NO_COLUMN or match is None:
+        return fields
+    name = f'"{names[int(match[1])]}"'.encode(codec, "replace")
+    return ErrorFields({**fields.fields, b"M": fields.fields[b"M"].replace(match[0], name)})
 
 
 def explained(lines: Sequence[str], source: Source, attendant: Attendant) -> Callable[[int, bytes], bytes]:

@@ -20,13 +20,17 @@ class Source:
         return "".join(text for text, _ in self.pieces)
 
     def position(self, position: int) -> int | None:
-        """The client's position for one in the sent text, both 1-based; None where it lies in a piece of ours."""
-        offset = 0
+        """The client's position for one in the sent text, both 1-based; None if nothing of the client's stands there or before it.
+
+        What is found behind the client's text ("syntax error at end of input", or at the parenthesis that we put there) is at its end.
+        """
+        offset, behind = 0, None
         for text, start in self.pieces:
             if position <= offset + len(text):
-                return None if start is None else position - offset + start
+                return behind if start is None else position - offset + start
             offset += len(text)
-        return None
+            behind = behind if start is None else start + len(text) + 1
+        return behind
 
     def extend(self, other: Source) -> None:
         """Append all of `other`."""

@@ -120,6 +120,7 @@ def _reads(whole: Any, item: Any, added: frozenset[str], alias: str) -> bool:
     """Whether anything in the statement but the hole itself may see the added columns."""
     rows = {alias, *(cte.ctename for cte in _walk(whole, item) if isinstance(cte, ast.CommonTableExpr))}
     rows |= {v.alias.aliasname if v.alias else v.relname for v in _walk(whole, item) if isinstance(v, ast.RangeVar)}
+    rows |= {join.alias.aliasname for join in _walk(whole, item) if isinstance(join, ast.JoinExpr) and join.alias}
     for node in _walk(whole, item):
         if isinstance(node, ast.ColumnRef):
             *qualifiers, last = node.fields or ()
@@ -157,12 +158,24 @@ def _clause(node: Any, alias: str) -> Clause | None:
             if None in names or len(names) > 2 or (len(names) == 2 and names[0] != alias):
                 return None
             columns.add(str(names[-1]))
-    return Clause(RawStream()(node), frozenset(columns))
+    return None if (text := _written(node)) is None else Clause(text, frozenset(columns))
+
+
+def _written(condition: Any) -> str | None:
+    """The condition as text, None where that would not be read as the same again."""
+    try:
+        text = str(RawStream()(condition))
+        again: Any = pglast.parse_sql(f"SELECT WHERE {text}")[0].stmt
+    except (NotImplementedError, ParseError, ValueError):
+        return None
+    return text if again.whereClause == condition else None
 
 
 def _order(select: Any, alias: str) -> Clause | None:
     """The ORDER BY, unless it may name what the select list makes (queries-order.html)."""
-    made = {target.name for target in select.targetList if target.name}
+    if any(not target.name and not isinstance(target.val, ast.ColumnRef) for target in select.targetList or ()):
+        return None  # PostgreSQL names it: id::text is called id
+    made = {target.name for target in select.targetList or () if target.name}
     texts, columns = list[str](), set[str]()
     for item in select.sortClause:
         clause = None if isinstance(item.node, ast.A_Const) else _clause(item.node, alias)
@@ -178,7 +191,7 @@ def _row_by_row(select: Any) -> bool:
     clauses = (select.groupClause, select.havingClause, select.windowClause, select.distinctClause, select.lockingClause)
     targets = (target.val for target in select.targetList or ())
     plain = (isinstance(part, (*_PLAIN, ast.A_Star)) for target in targets for part in _walk(target, None))
-    return not any(clauses) and select.limitOption == LimitOption.LIMIT_OPTION_COUNT and all(plain)
+    return not any(clauses) and select.limitOption != LimitOption.LIMIT_OPTION_WITH_TIES and all(plain)
 
 
 def _limit(select: Any, around: Around) -> int | None:

@@ -7,10 +7,11 @@ statement, but for the clauses of the outer statement that may follow (`_CLAUSES
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
-from thanoproxy.errors import FeatureNotSupported
+from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
 from thanoproxy.statements import list_models, predict
@@ -28,14 +29,16 @@ INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Rewrite]] = {
 
 LATER = {("EVALUATE", "USING"), ("CONVERT", "USING"), ("SEARCH", "IMAGE"), ("PRINT", "IMAGE")}
 
-_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"})
+_SET_OPERATIONS = frozenset({"UNION", "INTERSECT", "EXCEPT", "ALL", "DISTINCT"})
+_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"}) | _SET_OPERATIONS
 """What stands before a query and never before a table or a column (`JOIN predict USING (…)`, `SELECT predict`)."""
 
+_END = ""
 _CLAUSES_BEHIND: dict[str, tuple[tuple[str, ...], ...]] = {
-    "INSERT": (("RETURNING",), ("ON", "CONFLICT")),
-    "CREATE": (("WITH", "DATA"), ("WITH", "NO", "DATA")),
+    "INSERT": (("RETURNING",), ("ON", "CONFLICT", "("), ("ON", "CONFLICT", "ON"), ("ON", "CONFLICT", "DO")),
+    "CREATE": (("WITH", "DATA", _END), ("WITH", "NO", "DATA", _END)),
 }
-"""By the statement's first word: what ends a hole that no parenthesis ends."""
+"""By the statement that a hole stands in (`_holder`): what ends one that no parenthesis ends.  A query may begin WITH data AS (…)."""
 
 _AROUND = frozenset(
     {"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "EXPLAIN", "PREDICT"}
@@ -45,11 +48,12 @@ _AROUND = frozenset(
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DECLARE", "SHARE"})
 """A statement with one of these words may change data, lock rows, or outlive its transaction."""
 
+_WITH_FROM = frozenset({"SELECT", "UPDATE", "DELETE"})
 _FROM = frozenset({"FROM", "JOIN", "USING"})
 _CLAUSES = _FROM | {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "VALUES", "SET", "RETURNING", "LIMIT", "OFFSET", "ON", "WINDOW", "IN"}
 _BEHIND_ITEM = frozenset(
     {"WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR", "UNION", "INTERSECT", "EXCEPT", "JOIN", "LEFT", "RIGHT"}
-    | {"FULL", "INNER", "CROSS", "NATURAL", "ON", "USING", "WINDOW", "RETURNING", "SET", "WHEN", "TABLESAMPLE"}
+    | {"FULL", "WITH", "INNER", "CROSS", "NATURAL", "ON", "USING", "WINDOW", "RETURNING", "SET", "WHEN", "TABLESAMPLE"}
 )
 """Words behind an item of FROM that are no alias."""
 
@@ -117,14 +121,31 @@ def _begins(tokens: Sequence[Token], i: int) -> bool:
         return words in INSIDE
     before = tokens[i - 1].word or tokens[i - 1].text
     if words[0] == "LIST":
-        return words in INSIDE and before == "("
+        return words in INSIDE and before == "(" and not (i + 2 < len(tokens) and tokens[i + 2].word in _BEHIND_ITEM)
     if words not in INSIDE and words not in LATER:
         return False
-    return (before in _BEFORE or tokens[0].word == "INSERT") and not (i + 2 < len(tokens) and tokens[i + 2].text == "(")
+    return (before in _BEFORE or _holder(tokens, i) == "INSERT") and not (i + 2 < len(tokens) and tokens[i + 2].text == "(")
+
+
+def _holder(tokens: Sequence[Token], i: int) -> str:
+    """INSERT or CREATE where token `i` stands in such a statement, which may lie behind a WITH, or in one; '' elsewhere."""
+    return _nearest(tokens, i, _CLAUSES_BEHIND)
+
+
+def _nearest(tokens: Sequence[Token], i: int, words: Container[str]) -> str:
+    """The nearest of `words` before token `i` at its own level of parentheses, '' if there is none."""
+    depth = 0
+    for j in range(i - 1, -1, -1):
+        depth += (tokens[j].text == ")") - (tokens[j].text == "(")
+        if depth < 0:
+            return ""
+        if depth == 0 and tokens[j].word in words:
+            return tokens[j].word
+    return ""
 
 
 def _end(tokens: Sequence[Token], i: int) -> int:
-    clauses = _CLAUSES_BEHIND.get(tokens[0].word, ())
+    clauses = _CLAUSES_BEHIND.get(_holder(tokens, i), ())
     depth = 0
     for j in range(i, len(tokens)):
         if tokens[j].text == "(":
@@ -133,9 +154,13 @@ def _end(tokens: Sequence[Token], i: int) -> int:
             depth -= 1
             if depth < 0:
                 return j
-        elif depth == 0 and any(tuple(t.word for t in tokens[j : j + len(clause)]) == clause for clause in clauses):
+        elif depth == 0 and any(_reads(tokens, j, clause) for clause in clauses):
             return j
     return len(tokens)
+
+
+def _reads(tokens: Sequence[Token], i: int, words: Sequence[str]) -> bool:
+    return all((tokens[j].word or tokens[j].text if j < len(tokens) else _END) == word for j, word in enumerate(words, i))
 
 
 def _hole(text: str, tokens: Sequence[Token], i: int, end: int) -> Hole:
@@ -146,15 +171,17 @@ def _hole(text: str, tokens: Sequence[Token], i: int, end: int) -> Hole:
         raise FeatureNotSupported(
             "PREDICT cannot be LATERAL: its query runs once, before the rows beside it are read", position=tokens[i - 2].start + 1
         )
+    if i and tokens[i - 1].word in _SET_OPERATIONS:
+        raise SyntaxProblem("PREDICT needs parentheses in a set operation", hint="Write UNION (PREDICT …).", position=tokens[i].start + 1)
     cursor = Cursor(text, Statement(tokens[i:end]))
     cursor.at = 1
     shape = INSIDE[words](cursor)
     span = (tokens[i].start, tokens[end - 1].end)
     if isinstance(shape, Rewrite):
-        return Hole(*span, shape, (), _alias_at(tokens, i, end), None)
+        return Hole(*span, shape, (), _alias_at(tokens, i, end), ())
     inside = next(k for k in range(i, end) if tokens[k].start == shape.inner.start)
     holes = find_holes(text, tokens[:end], inside)
-    return Hole(*span, shape, holes, _alias_at(tokens, i, end), _context(text, tokens, i, tokens[inside:end]))
+    return Hole(*span, shape, holes, _alias_at(tokens, i, end), _contexts(tokens, i, tokens[inside:end]))
 
 
 def _alias_at(tokens: Sequence[Token], i: int, end: int) -> int | None:
@@ -167,37 +194,52 @@ def _alias_at(tokens: Sequence[Token], i: int, end: int) -> int | None:
 
 
 def _in_from(tokens: Sequence[Token], i: int) -> bool:
-    if tokens[i].text != ",":
+    if tokens[i].text == ",":
+        return _nearest(tokens, i, _CLAUSES) in _FROM
+    if tokens[i].word != "FROM":
         return tokens[i].word in _FROM
-    depth = 0
-    for j in range(i - 1, -1, -1):
-        depth += (tokens[j].text == ")") - (tokens[j].text == "(")
-        if depth < 0:
-            return False
-        if depth == 0 and tokens[j].word in _CLAUSES:
-            return tokens[j].word in _FROM
-    return False
+    # Neither `IS DISTINCT FROM (…)` nor `extract(day FROM (…))`.
+    return tokens[i - 1].word != "DISTINCT" and _nearest(tokens, i, _WITH_FROM) != ""
 
 
 # Common table expressions around a hole, which its query may name.
 
 
-def _context(text: str, tokens: Sequence[Token], i: int, inner: Sequence[Token]) -> Context | None:
-    """The WITH lists that are visible at token `i`, if the hole's query `inner` names anything in them."""
-    visible, recursive = list[tuple[str, int, int]](), False
-    for k in _enclosing_withs(tokens, i):
-        is_recursive, items = _with_list(tokens, k)
-        recursive |= is_recursive
-        visible += [(name, first, last) for name, first, last in items if last < i]
-    named = {token.text.strip('"').lower() for token in inner if token.word or token.text.startswith('"')}
-    if not any(name in named for name, _, _ in visible):
-        return None
-    for name, first, last in visible:
-        body = next(k for k in range(first, last) if tokens[k].word == "AS")
-        if any(t.word in ("INSERT", "UPDATE", "DELETE", "MERGE") for t in tokens[body : min(body + 5, last)]):
-            raise FeatureNotSupported(f'the query of a PREDICT cannot read "{name}", which changes data', position=tokens[first].start + 1)
-    spans = tuple((tokens[first].start, tokens[last].end) for _, first, last in visible)
-    return Context(recursive, spans)
+def _contexts(tokens: Sequence[Token], i: int, inner: Sequence[Token]) -> tuple[Context, ...]:
+    """The WITHs that are visible at token `i`, as far as the hole's query `inner` names what is in them, itself or by way of others."""
+    lists = [_with_list(tokens, k) for k in _enclosing_withs(tokens, i)]
+    visible = [item for _, items in lists for item in items if item.last < i]
+    named, before = _names(inner), set[str]()
+    while named != before:
+        before, named = named, named.union(*(_names(tokens[item.first + 1 : item.last]) for item in visible if item.name in named))
+    for item in visible:
+        if item.name in named and _changes_data(tokens, item):
+            raise FeatureNotSupported(
+                f'the query of a PREDICT cannot read "{item.name}", which changes data', position=tokens[item.first].start + 1
+            )
+    contexts = (
+        Context(recursive, tuple((tokens[m.first].start, tokens[m.last].end) for m in items if m.last < i and m.name in named))
+        for recursive, items in lists
+    )
+    return tuple(context for context in contexts if context.items)
+
+
+class _Item(NamedTuple):
+    """An item of a WITH: its folded name, and its first and last token."""
+
+    name: str
+    first: int
+    last: int
+
+
+def _names(tokens: Sequence[Token]) -> set[str]:
+    """Whatever may be a name among `tokens`, folded."""
+    return {token.text.strip('"').lower() for token in tokens if token.word or token.text.startswith('"')}
+
+
+def _changes_data(tokens: Sequence[Token], item: _Item) -> bool:
+    body = next(k for k in range(item.first, item.last) if tokens[k].word == "AS")
+    return any(t.word in ("INSERT", "UPDATE", "DELETE", "MERGE") for t in tokens[body : min(body + 5, item.last)])
 
 
 def _enclosing_withs(tokens: Sequence[Token], i: int) -> Iterator[int]:
@@ -221,10 +263,10 @@ def _is_list(tokens: Sequence[Token], k: int) -> bool:
     return behind in (["AS"], ["("]) and bool(tokens[at].word or tokens[at].text.startswith('"'))
 
 
-def _with_list(tokens: Sequence[Token], k: int) -> tuple[bool, list[tuple[str, int, int]]]:
-    """Whether it is RECURSIVE, and each item's folded name, first and last token; an unfinished one is left out."""
+def _with_list(tokens: Sequence[Token], k: int) -> tuple[bool, list[_Item]]:
+    """Whether it is RECURSIVE, and its items; an unfinished one is left out."""
     recursive = tokens[k + 1].word == "RECURSIVE"
-    at, items = k + (2 if recursive else 1), list[tuple[str, int, int]]()
+    at, items = k + (2 if recursive else 1), list[_Item]()
     while at < len(tokens):
         first, depth, closed = at, 0, False
         while at < len(tokens):
@@ -236,7 +278,7 @@ def _with_list(tokens: Sequence[Token], k: int) -> tuple[bool, list[tuple[str, i
             at += 1
         if not closed:
             break
-        items.append((tokens[first].text.strip('"').lower(), first, at))
+        items.append(_Item(tokens[first].text.strip('"').lower(), first, at))
         if at + 1 >= len(tokens) or tokens[at + 1].text != ",":
             break
         at += 2

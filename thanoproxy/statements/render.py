@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import MARK, Need
@@ -50,7 +50,7 @@ def predicted(table: str, added: Sequence[str], names: Sequence[str] | None = No
     columns += [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
     source = Source()
     source.add(
-        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q LEFT JOIN pg_temp.{table}_p p "  # noqa: S608
+        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q JOIN pg_temp.{table}_p p "  # noqa: S608
         "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
     )
     return source
@@ -71,22 +71,23 @@ def narrowed(query: Source, need: Need, columns: Sequence[str]) -> Source:
 def hole_query(statement: Nested, hole: Hole, fill: Fill) -> Source:
     """The hole's own query, which runs before the statement around it does, with the WITH items that it names."""
     query = filled(statement, *_inner_span(hole), hole.holes, fill)
-    if hole.context is None:
+    if not hole.contexts:
         return query
     source = Source()
-    source.add("WITH RECURSIVE " if hole.context.recursive else "WITH ")
-    for i, (start, end) in enumerate(hole.context.items):
-        if i:
-            source.add(", ")
-        source.extend(filled(statement, start, end, statement.holes, fill))
-    source.add(" SELECT * FROM (")
+    for context in hole.contexts:
+        source.add("WITH RECURSIVE " if context.recursive else "WITH ")
+        for i, (start, end) in enumerate(context.items):
+            if i:
+                source.add(", ")
+            source.extend(filled(statement, start, end, statement.holes, fill))
+        source.add(" SELECT * FROM (")
     source.extend(query)
-    source.add("\n) AS q")
+    source.add("\n) AS q" * len(hole.contexts))
     return source
 
 
 def filled(statement: Nested, start: int, end: int, holes: Sequence[Hole], fill: Fill) -> Source:
-    """The client's text from `start` to `end`, with every hole of `holes` that lies in it filled."""
+    """The client's text from `start` to `end`, with the outermost that lie in it, of `holes` and those inside them, filled."""
     source, at = Source(), start
 
     def copy(until: int) -> None:
@@ -94,9 +95,7 @@ def filled(statement: Nested, start: int, end: int, holes: Sequence[Hole], fill:
         source.add(statement.text[at - statement.start : until - statement.start], at)
         at = until
 
-    for n, hole in enumerate(holes):
-        if not start <= hole.start < end:
-            continue
+    for n, hole in enumerate(_within(holes, start, end)):
         copy(hole.start)
         source.extend(fill(hole))
         at = hole.end
@@ -105,6 +104,14 @@ def filled(statement: Nested, start: int, end: int, holes: Sequence[Hole], fill:
             source.add(f" AS thanoproxy_{n}")
     copy(end)
     return source
+
+
+def _within(holes: Sequence[Hole], start: int, end: int) -> Iterator[Hole]:
+    for hole in holes:
+        if start <= hole.start and hole.end <= end:
+            yield hole
+        else:
+            yield from _within(hole.holes, start, end)
 
 
 def rewritten(shape: Rewrite) -> Source:

@@ -11,6 +11,7 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class Collect(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The WITH items that a hole's query may name, as 0-based spans (start, end) of the client's text."""
+    """The items of one WITH that a hole's query needs, as 0-based spans (start, end) of the client's text."""
 
     recursive: bool
     items: tuple[tuple[int, int], ...]
@@ -159,7 +160,7 @@ class Context:
 class Hole:
     """A statement of ours inside another, from character `start` to `end` of the client's text; `holes` lie inside its own query.
 
-    `alias_at` is where an item of FROM needs a name that the client did not give it.
+    `alias_at` is where an item of FROM needs a name that the client did not give it; `contexts` are the WITHs around, the outermost first.
     """
 
     start: int
@@ -167,7 +168,7 @@ class Hole:
     shape: Decorate | Rewrite
     holes: tuple[Hole, ...]
     alias_at: int | None
-    context: Context | None
+    contexts: tuple[Context, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,12 @@ class Nested:
     def outlives(self) -> bool:
         """Whether what it makes still reads the holes' rows when it is over: a cursor, up to the end of the transaction."""
         return self.text[:7].upper() == "DECLARE"
+
+    @property
+    def needs_block(self) -> bool:
+        """Whether it would be of no use outside a transaction block: a cursor that is not WITH HOLD."""
+        before = self.text[: self.holes[0].start - self.start]
+        return self.outlives and re.search(r"\bWITH\s+HOLD\b", before, re.IGNORECASE) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,8 +214,9 @@ def copy_done() -> bytes:
     return message(b"c")
 
 
-def copy_fail(why: bytes) -> bytes:
-    return message(b"f", why + b"\0")
+def copy_fail(reason: bytes = b"") -> bytes:
+    """CopyFail."""
+    return message(b"f", reason + b"\0")
 
 
 def command_complete(tag: bytes) -> bytes:
