@@ -30,8 +30,10 @@ __all__ = [
     "InvalidOption",
     "InvalidPassword",
     "NoData",
+    "NoTransaction",
     "NotInstalled",
     "NullNotAllowed",
+    "ProgramLimitExceeded",
     "ProtocolViolation",
     "SyntaxProblem",
     "ThanoError",
@@ -224,6 +226,12 @@ class DeviceOutOfMemory(ThanoError):
     sqlstate = "53200"
 
 
+class ProgramLimitExceeded(ThanoError):
+    """54000: more than can be held at once."""
+
+    sqlstate = "54000"
+
+
 class TooManyRequests(ThanoError):
     """53400: the admission limit; try again later."""
 
@@ -264,6 +272,12 @@ class NoData(ThanoError):
     """P0002: the inner query gave no rows where some are needed."""
 
     sqlstate = "P0002"
+
+
+class NoTransaction(ThanoError):
+    """25P01: outside a transaction block, what would end with the transaction."""
+
+    sqlstate = "25P01"
 
 
 class InternalError(ThanoError):

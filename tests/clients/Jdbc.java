@@ -33,6 +33,7 @@ public class Jdbc {
         timeout();
         build();
         predict();
+        nested();
         if (!mode.equals("simple")) metadata(); // it describes text that still has its question marks
         prepared();
         fetchSize();
@@ -176,6 +177,29 @@ public class Jdbc {
             List<List<String>> all = new ArrayList<>();
             for (boolean more = first; more; more = statement.getMoreResults()) all.add(rows(statement.getResultSet()));
             say("several", all);
+        }
+    }
+
+    /** As BI tools wrap a user's query; the named statement and the portal in parts are of a statement around a PREDICT. */
+    static void nested() throws SQLException {
+        String wrapped = "SELECT \"source\".* FROM (" + PREDICT + ") \"source\"";
+        connection.setAutoCommit(false);
+        try (PreparedStatement statement = connection.prepareStatement(wrapped + " WHERE \"id\" >= ? ORDER BY 1")) {
+            List<String> all = new ArrayList<>();
+            for (int i = 0; i < 7; i++) {
+                statement.setFetchSize(i);
+                statement.setInt(1, 18 + i);
+                all.addAll(rows(statement.executeQuery()));
+            }
+            say("wrapped", all);
+            say("wrapped columns", columns(statement.getMetaData()));
+        }
+        connection.commit();
+        connection.setAutoCommit(true);
+        try (PreparedStatement statement = connection.prepareStatement("CREATE TEMP TABLE jdbc_made AS " + PREDICT + " WHERE id < ?")) {
+            statement.setInt(1, 9);
+            statement.executeUpdate();
+            say("made", rows(connection.createStatement().executeQuery("SELECT count(predicted) FROM jdbc_made")));
         }
     }
 

@@ -1,4 +1,4 @@
-"""ADBC: results as Arrow tables, read by COPY (…) TO STDOUT (FORMAT binary); statements of ours need `use_copy` switched off for now."""
+"""ADBC: results as Arrow tables, read by COPY (…) TO STDOUT (FORMAT binary); BUILD needs `use_copy` switched off."""
 
 from __future__ import annotations
 
@@ -80,13 +80,15 @@ class TestModels:
         assert table.column_names == COLUMNS
         assert [tuple(row.values()) for row in table.to_pylist()] == predicted
 
-    def test_predict_by_copy_is_refused_for_now(self, connection: Any, cursor: Any) -> None:
-        with pytest.raises(dbapi.Error) as caught:
-            rows(cursor, PREDICT)
-        assert caught.value.sqlstate == "0A000"
-        connection.rollback()
-        cursor.execute("SELECT 1")
-        assert cursor.fetchone() == (1,)
+    def test_predict_by_copy(self, cursor: Any, predicted: Predicted) -> None:
+        cursor.execute(PREDICT)
+        table = cursor.fetch_arrow_table()
+        assert table.column_names == COLUMNS
+        assert [tuple(row.values()) for row in table.to_pylist()] == predicted
+
+    def test_inside_other_sql(self, cursor: Any, predicted: Predicted) -> None:
+        cursor.execute(f"SELECT id, predicted FROM ({PREDICT}) t WHERE label = $1 AND id < $2", ("red", 9))
+        assert cursor.fetchall() == [(row[0], row[3]) for row in predicted if row[2] == "red" and row[0] < 9]
 
     def test_a_failure_and_going_on(self, connection: Any, without_copy: Any, predicted: Predicted) -> None:
         with pytest.raises(dbapi.Error) as caught:

@@ -100,6 +100,10 @@ class TestModels:
     def test_predict(self, seen: Seen, predicted: Predicted) -> None:
         assert (seen["columns"], seen["rows"]) == (DESCRIBED, listed(shown(predicted)))
 
+    def test_inside_other_sql(self, seen: Seen, predicted: Predicted) -> None:
+        assert seen["wrapped"] == listed([row for i in range(7) for row in shown(predicted)[18 + i :]])
+        assert (seen["wrapped columns"], seen["made"]) == (DESCRIBED, "[9]")
+
     def test_between_other_statements(self, seen: Seen, predicted: Predicted) -> None:
         assert seen["several"] == f"[[before], {listed(shown(predicted[:2]))}, [after]]"
 

@@ -165,6 +165,40 @@ class TestModels:
     def test_rows_in_chunks(self, psql: Psql, predicted: Predicted) -> None:
         assert lines(psql(f"\\set FETCH_COUNT 5\n{PREDICT};")) == shown(predicted)
 
+    def test_inside_other_sql(self, psql: Psql, predicted: Predicted) -> None:
+        script = f"""
+            SELECT * FROM ({PREDICT}) AS t WHERE label = 'red' LIMIT 2;
+            CREATE TEMP TABLE made AS {PREDICT};
+            INSERT INTO made {PREDICT} RETURNING 'x' \\g /dev/null
+            SELECT count(*) FROM made;
+            WITH p AS ({PREDICT}), q AS (LIST MODEL) SELECT predicted FROM p, q WHERE id = 3 AND name = 'colours';
+            SELECT max(predicted) AS most FROM ({PREDICT}) t \\gset
+            \\echo :most
+        """
+        two = [row for row in shown(predicted) if "|red|" in row][:2]
+        assert lines(psql(script)) == [*two, "48", predicted[3][3], max(row[3] for row in predicted)]
+
+    def test_copy_out(self, psql: Psql, predicted: Predicted, tmp_path: Path) -> None:
+        script = f"COPY ({PREDICT}) TO STDOUT (DELIMITER '|');\n\\copy ({PREDICT}) TO '{tmp_path}/rows' (FORMAT csv, HEADER)"
+        assert lines(psql(script)) == shown(predicted)
+        with (tmp_path / "rows").open(newline="") as written:
+            assert list(csv.reader(written)) == [COLUMNS, *([str(field) for field in row] for row in predicted)]
+
+    def test_a_cursor(self, psql: Psql, predicted: Predicted) -> None:
+        script = f"BEGIN; DECLARE c SCROLL CURSOR FOR {PREDICT}; FETCH 2 FROM c; MOVE 3 FROM c; FETCH c; COMMIT;"
+        rows = shown(predicted)
+        assert lines(psql(script)) == [*rows[:2], rows[5]]
+
+    def test_an_error_inside_other_sql_points_at_its_place(self, psql: Psql) -> None:
+        done = psql("SELECT 'before',\n  predicted FROM (PREDICT USING colours AS SELECT nothing FROM pictures) t;")
+        error, line, caret = done.stderr.splitlines()[:3]
+        assert error.endswith('ERROR:  column "nothing" does not exist')
+        assert line.startswith("LINE 2:")
+        assert line[caret.index("^") :].startswith("nothing")
+
+    def test_gdesc_inside_other_sql(self, psql: Psql) -> None:
+        assert lines(psql(f"SELECT predicted, count(*) FROM ({PREDICT}) t GROUP BY 1 \\gdesc")) == ["predicted|text", "count|bigint"]
+
     def test_gdesc(self, psql: Psql) -> None:
         assert lines(psql(f"{PREDICT} \\gdesc")) == ["id|integer", "image|text", "label|text", "predicted|text"]
 

@@ -176,15 +176,26 @@ class TestModels:
             cursors[2].fetchone()
         assert connection.execute("SELECT 3").fetchone() == (3,)
 
-    def test_a_server_side_cursor_is_refused_for_now(self, connection: Connection) -> None:
-        with pytest.raises(errors.FeatureNotSupported), connection.transaction(), connection.cursor("named") as cursor:
+    def test_a_server_side_cursor(self, connection: Connection, predicted: Predicted) -> None:
+        with connection.transaction(), connection.cursor("named", scrollable=True) as cursor:
             cursor.execute(PREDICT)
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+            assert cursor.fetchmany(3) == predicted[:3]
+            cursor.scroll(20, mode="absolute")
+            assert cursor.fetchall() == predicted[20:]
 
-    def test_copy_out_is_refused_for_now(self, connection: Connection) -> None:
-        with pytest.raises(errors.FeatureNotSupported), connection.cursor().copy(f"COPY ({PREDICT}) TO STDOUT") as copy:
-            copy.read()
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+    def test_copy_out(self, connection: Connection, predicted: Predicted) -> None:
+        for options in ("", " (FORMAT binary)"):
+            with connection.cursor().copy(f"COPY ({PREDICT}) TO STDOUT{options}") as copy:
+                copy.set_types(["int4", "text", "text", "text"])
+                assert list(copy.rows()) == predicted
+
+    @pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
+    @pytest.mark.parametrize("prepare", [False, True], ids=["once", "prepared"])
+    def test_inside_other_sql(self, connection: Connection, predicted: Predicted, binary: bool, prepare: bool) -> None:
+        text = f"SELECT t.*, upper(predicted) FROM ({PREDICT}) t WHERE id < %s"
+        for end in (5, 9):
+            found = connection.cursor(binary=binary).execute(text, (end,), prepare=prepare).fetchall()
+            assert found == [(*row, row[3].upper()) for row in predicted[:end]]
 
     def test_cancel(self, connection: Connection) -> None:
         Timer(0.5, connection.cancel_safe).start()

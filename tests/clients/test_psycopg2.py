@@ -134,9 +134,20 @@ class TestModels:
         cursor.execute(PREDICT)
         assert cursor.fetchall() == predicted
 
-    def test_a_named_cursor_is_refused_for_now(self, connection: Any) -> None:
-        with connection.cursor("named") as cursor, pytest.raises(errors.FeatureNotSupported):
+    def test_a_named_cursor(self, connection: Any, predicted: Predicted) -> None:
+        with connection.cursor("named") as cursor:
+            cursor.itersize = 5
             cursor.execute(PREDICT)
+            assert list(cursor) == predicted
+
+    def test_inside_other_sql(self, connection: Any, cursor: Any, predicted: Predicted) -> None:
+        cursor.execute(f"SELECT id, predicted FROM ({PREDICT}) t WHERE label = %s", ("red",))
+        assert cursor.fetchall() == [(row[0], row[3]) for row in predicted if row[2] == "red"]
+        cursor.execute(f"CREATE TEMP TABLE psycopg2_made AS {PREDICT}")
+        assert (cursor.rowcount, cursor.statusmessage) == (24, "SELECT 24")
+        out = io.StringIO()
+        cursor.copy_expert(f"COPY ({PREDICT}) TO STDOUT (FORMAT csv)", out)
+        assert out.getvalue().splitlines() == [",".join(map(str, row)) for row in predicted]
 
     def test_cancel(self, url: str) -> None:
         assert canceled(url, ENDLESS) == "57014 1"

@@ -80,11 +80,18 @@ class TestModels:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             assert [tuple(row) for row in connection.execute(text(PREDICT))] == predicted
 
-    def test_streamed_results_are_refused_for_now(self, engine: Engine) -> None:
+    def test_streamed_results(self, engine: Engine, predicted: Predicted) -> None:
+        with engine.connect() as connection:  # a DECLARE CURSOR
+            result = connection.execution_options(stream_results=True, max_row_buffer=5).execute(text(WHERE), {"label": "red", "end": 20})
+            assert [tuple(row) for row in result] == [row for row in predicted if row[2] == "red" and row[0] < 20]
+
+    def test_inside_other_sql(self, engine: Engine, predicted: Predicted) -> None:
+        seen = text(PREDICT).columns(Column("id", Integer), Column("predicted", Text)).subquery("seen")
+        count = sqlalchemy.func.count()
         with engine.connect() as connection:
-            with pytest.raises(DBAPIError) as caught:  # they would be a DECLARE CURSOR
-                connection.execution_options(stream_results=True).execute(text(PREDICT))
-            assert sqlstate(caught.value) == "0A000"
+            found = connection.execute(select(seen.c.predicted, count).where(seen.c.id < 9).group_by(seen.c.predicted)).all()
+        labels = [row[3] for row in predicted[:9]]
+        assert {tuple(row) for row in found} == {(label, labels.count(label)) for label in labels}
 
     def test_a_failure_and_going_on(self, engine: Engine) -> None:
         with engine.connect() as connection:

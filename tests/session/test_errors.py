@@ -52,7 +52,7 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
     ("PREDICT USING colours AS SELECT '/etc/absent' AS image", "58P01", None, "/etc/absent", None),
     ("PREDICT USING colours AS SELECT 'readme.txt' AS image", "22P03", None, "readme.txt", None),
     ("PREDICT USING colours AS SELECT '\\xff00'::bytea AS image", "22P03", None, "image", None),
-    ("SELECT * FROM (PREDICT USING colours AS SELECT image FROM pictures) t", "0A000", "PREDICT", "inside other statements", None),
+    ("CREATE VIEW v AS PREDICT USING colours AS SELECT image FROM pictures", "0A000", "PREDICT", "inside CREATE VIEW", "CREATE TABLE"),
     ("EVALUATE USING colours AS SELECT * FROM pictures", "0A000", "EVALUATE", "not supported yet", None),
 ]
 

@@ -31,16 +31,20 @@ from typing import TypeVar
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import ProtocolViolation, SyntaxProblem, ThanoError
-from thanoproxy.session.exchange import PRIVATE, Exchange
+from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.session.byname import run_prepare, written_out
+from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
+from thanoproxy.session.leftovers import Leftovers
 from thanoproxy.session.lone import run_lone
+from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.retag import retag
-from thanoproxy.session.script import run_script
+from thanoproxy.session.script import refuse_together, run_script
 from thanoproxy.session.services import Services
+from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
-from thanoproxy.statements.shapes import Collect, Decorate, Rewrite, Shape
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Shape, decorates
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
 from thanoproxy.wire.messages import ErrorFields
@@ -69,6 +73,8 @@ class Attendant:
         self.stop = stop
         self.statements: dict[bytes, StatementOfOurs] = {}
         self.portals: dict[bytes, PortalOfOurs] = {}
+        self.leftovers = Leftovers()
+        self._explained: dict[bytes, Callable[[int, bytes], bytes]] = {}
         self.inbox = bytearray()
         self.eof = False
         self.observe: Callable[[int, bytes], None] = lambda _kind, _frame: None
@@ -139,6 +145,8 @@ class Attendant:
                 await self._handlers.get(kind, self._plain)(frame)
             except SegmentFailed:
                 continue
+            except Refused as refused:
+                self.exchange.refuse(refused.fields)
             except UpstreamError as problem:
                 self.exchange.refuse(self.translated(problem.fields, None))
             except ThanoError as problem:
@@ -192,18 +200,35 @@ class Attendant:
         self.portals.pop(b"", None)
         await self._settled()
         try:
-            parts = self._read(frame[5:-1])
+            text = await self._query_text(frame)
+            parts = self._read(text)
+            refuse_together(parts or ())
         except ThanoError as problem:
             await self.fail(problem)
+            self.exchange.sync()
+            return
+        except UpstreamError as problem:
+            self.exchange.refuse(problem.fields)
             self.exchange.sync()
             return
         if parts is None:
             self.exchange.pipeline.expect(Ready(self.exchange.client.write, sync=False))
             self.exchange.send(frame)
-        elif len(parts) == 1 and parts[0].shape is not None:
-            await run_lone(self, parts[0].shape)
-        else:
+        elif len(parts) > 1 or parts[0].shape is None:
             await run_script(self, frame[5:-1].decode(self.exchange.codec), parts)
+        elif isinstance(parts[0].shape, Prepare):
+            await run_prepare(self, parts[0].shape)
+        else:
+            await run_lone(self, parts[0].shape, first=text == frame[5:-1])
+
+    async def _query_text(self, frame: bytes) -> bytes:
+        """The text of a Query; an EXECUTE of ours is that statement, written out."""
+        text = frame[5:-1]
+        if self.statements and b"EXECUTE" in text.upper():
+            written = await written_out(self, text.decode(self.exchange.codec, "replace"))
+            if written is not None:
+                return written.encode(self.exchange.codec)
+        return text
 
     async def _parse(self, frame: bytes) -> None:
         try:
@@ -215,14 +240,16 @@ class Attendant:
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
+        if isinstance(parts[0].shape, Prepare):
+            raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:
             raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
-        ours = StatementOfOurs(parts[0].shape, self.exchange.codec)
+        ours = StatementOfOurs(parts[0].shape, self.exchange.codec, body=parse.text.decode(self.exchange.codec))
         await self.check_model(parts[0].shape)
         self._forward(
             messages.parse(messages.Parse(parse.name, ours.text, parse.types)),
             _set(self.statements, parse.name, ours),
-            source=ours,
+            source=ours.source,
         )
 
     async def _bind(self, frame: bytes) -> None:
@@ -231,9 +258,12 @@ class Attendant:
         except ProtocolViolation:
             self._forward(frame)
             return
-        ours = await self._ours(bind.statement)
+        ours = await self.ours(bind.statement)
         if ours is None:
             self._forward(frame, _set(self.portals, bind.portal, None))
+            return
+        if isinstance(ours.shape, Nested):
+            await self._bind_nested(ours.shape, bind)
             return
         if not isinstance(ours.shape, Rewrite):
             await self.describe_inner(ours, bind.statement)
@@ -243,18 +273,41 @@ class Attendant:
         self._forward(
             messages.bind(messages.Bind(bind.portal, bind.statement, bind.parameters, formats)),
             _set(self.portals, bind.portal, portal),
-            source=ours,
+            source=ours.source,
         )
+
+    async def _bind_nested(self, shape: Nested, bind: messages.Bind) -> None:
+        """The work is done here: from then on the portal is PostgreSQL's own, with its row limits and its tag."""
+        await self._settled()
+        await self.leftovers.clear(self.exchange, bind.portal)
+        async with self.stop.during(await statement_timeout(self.exchange)):
+            bound = Bound(await self.exchange.parameter_types(bind.statement), bind.parameters)
+            source, bound, tables, lines = await materialise(self, shape, bound)
+        name = self.leftovers.add(bind.portal, () if shape.outlives else tables)
+        await self.swallow(messages.parse(messages.Parse(name, source.text.encode(self.exchange.codec), bound.types)), source)
+        self._forward(
+            messages.bind(messages.Bind(bind.portal, name, bound.parameters, bind.result_formats)),
+            _set(self.portals, bind.portal, None),
+            source,
+        )
+        self._explained[bind.portal] = explained(lines, source, self)
+
+    async def swallow(self, parse: bytes, source: Source) -> None:
+        """Prepare `source`.  Raises `Refused`."""
+        try:
+            await self.exchange.swallow(parse, b"1")
+        except UpstreamError as problem:
+            raise Refused(self.translated(problem.fields, source)) from None
 
     async def _describe(self, frame: bytes) -> None:
         kind, name = frame[5:6], frame[6:-1]
         ours, formats = None, tuple[int, ...]()
         if kind == b"S":
-            ours = await self._ours(name)
+            ours = await self.ours(name)
         elif name in self.portals:
             ours, formats = self.portals[name].statement, self.portals[name].formats
-        if ours is None or isinstance(ours.shape, Rewrite):
-            self._forward(frame, source=ours)
+        if ours is None or isinstance(ours.shape, Rewrite | Nested):
+            self._forward(frame, source=None if ours is None else ours.source)
             return
         await self.describe_inner(ours, name if kind == b"S" else None)
         described, shown = ours, formats
@@ -271,7 +324,7 @@ class Attendant:
         limit = int.from_bytes(frame[5 + pos : 9 + pos], "big")
         portal = self.portals.get(name)
         if portal is None:
-            self._forward(frame)
+            self.exchange.forward(frame, REPLY_ENDS[ord("E")], self._explained.pop(name, None))
             return
         shape = portal.statement.shape
         if isinstance(shape, Rewrite):
@@ -282,7 +335,7 @@ class Attendant:
             async with self.stop.during(await statement_timeout(self.exchange)):
                 await self.execute_ours(shape, name, limit, portal)
         except UpstreamError as problem:
-            self.exchange.refuse(self.translated(problem.fields, portal.statement))
+            self.exchange.refuse(self.translated(problem.fields, portal.statement.source))
 
     async def execute_ours(self, shape: Shape, name: bytes, limit: int, portal: PortalOfOurs) -> None:
         if isinstance(shape, Decorate):
@@ -310,15 +363,16 @@ class Attendant:
 
     async def check_model(self, shape: Shape) -> None:
         """A model that does not exist is known when the statement is prepared, as a table would be."""
-        if isinstance(shape, Decorate) and not await self.exchange.ask(shape.lookup()):
-            shape.open(None, (), self.exchange.codec, self.services.seal)
+        for decorate_ in decorates(shape):
+            if not await self.exchange.ask(decorate_.lookup()):
+                decorate_.open(None, (), self.exchange.codec, self.services.seal)
 
     async def describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:
         """Learn the inner columns once; what is wrong with them is wrong now, before anything runs."""
         if ours.inner is None and name is not None:
             columns = await self.exchange.describe(name)
             if columns is None:
-                assert not isinstance(ours.shape, Rewrite), "rewrites have no inner query"
+                assert not isinstance(ours.shape, Rewrite | Nested), "these have no inner query"
                 raise SyntaxProblem("the query after AS returns no rows", position=ours.shape.inner.start + 1)
             ours.inner = columns
             try:
@@ -327,7 +381,7 @@ class Attendant:
                 ours.inner = None
                 raise
 
-    async def _ours(self, name: bytes) -> StatementOfOurs | None:
+    async def ours(self, name: bytes) -> StatementOfOurs | None:
         """The statement of ours that has this name upstream at this moment."""
         ours = self.statements.get(name)
         if ours is None or not name:
@@ -352,7 +406,7 @@ class Attendant:
         except SegmentFailed:
             return  # an earlier message failed first, and that error is what the client has seen
 
-    def _forward(self, data: bytes, undo: Callable[[], None] | None = None, source: StatementOfOurs | None = None) -> None:
+    def _forward(self, data: bytes, undo: Callable[[], None] | None = None, source: Source | None = None) -> None:
         """Send a message whose reply is the client's; `undo` takes back what was assumed, if the server refuses it."""
 
         def rewrite(kind: int, frame: bytes) -> bytes:
@@ -363,20 +417,18 @@ class Attendant:
         self.exchange.pipeline.expect(Forward(REPLY_ENDS[data[0]], self.exchange.client.write, rewrite, undo))
         self.exchange.send(data)
 
-    def translated(self, fields: ErrorFields, ours: StatementOfOurs | None) -> ErrorFields:
+    def translated(self, fields: ErrorFields, source: Source | None) -> ErrorFields:
         """An error of the server's about text of ours, as an error about the client's text."""
         missing = store.not_installed(fields.sqlstate, fields.text, self.identity.database)
         if missing is not None:
             return messages.read_error(messages.error_response(missing, encoding=self.exchange.codec)[5:])
-        position, source = fields.position, ours.source if ours is not None else None
-        if position is None or source is None or position > len(source.text):
-            return fields.with_position(None)
-        return fields.with_position(position + source.start)
+        known = source is not None and fields.position is not None
+        return fields.with_position(source.position(fields.position) if known else None)  # type: ignore[union-attr, arg-type]
 
     def concerns(self, kind: int, data: bytes, start: int, end: int) -> bool:
         """Whether a message that the relay is about to pass on uses a name that stands for a statement or portal of ours."""
         if kind == ord("Q"):
-            return b"" in self.statements or b"" in self.portals
+            return b"" in self.statements or b"" in self.portals or (bool(self.statements) and b"EXECUTE" in data[start:end].upper())
         if kind == ord("P"):
             return _string(data, start, end) in self.statements
         if kind == ord("B"):
@@ -391,6 +443,8 @@ class Attendant:
         if kind == ord("Z"):
             if frame[5] == _IDLE:
                 self.portals.clear()
+                self.leftovers.committed()
+                self._explained.clear()
             self.wake()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 from uuid import uuid4
 
 from thanoproxy.session.link import Link
@@ -27,14 +28,29 @@ _IN_FLIGHT = 4
 _WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
 
 
-class RowStream:
-    """Decorates the DataRows fed to `feed` until `end`; `run` writes them to the client."""
+Emit = Callable[[bytes, Sequence[bytes | None]], bytes]
+"""From a row's body and the values added to it, the bytes to be written."""
 
-    def __init__(self, decoration: Decoration, pool: Pool, upstream: Link, client: Link) -> None:
+
+class Reader(Protocol):
+    """Who reads the rows: the client, as a rule."""
+
+    full: bool
+
+    def write(self, data: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+class RowStream:
+    """Decorates the DataRows fed to `feed` until `end`; `run` writes what `emit` makes of them to the client."""
+
+    def __init__(self, decoration: Decoration, pool: Pool, upstream: Link, client: Reader, emit: Emit = append_fields) -> None:
         self._decoration = decoration
         self._pool = pool
         self._upstream = upstream
         self._client = client
+        self._emit = emit
         self._job = uuid4().hex
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -43,8 +59,9 @@ class RowStream:
         self._dropping = False
         self._news = asyncio.Event()
         self._batch = _FIRST_BATCH
-        self._batches = 0
         self.rows = 0
+        self.batches = 0
+        self.devices: set[str] = set()
 
     def feed(self, body: bytes) -> None:
         """One DataRow's body from upstream."""
@@ -109,9 +126,11 @@ class RowStream:
         index, image = self._decoration.image_column, self._decoration.image
         images = [image(field_at(row, index)) for row in rows]
         # Several batches of one statement are in flight at once, and replies are told apart by their job.
-        self._batches += 1
-        request = self._decoration.request(f"{self._job}.{self._batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
-        return await self._pool.predict(request)
+        self.batches += 1
+        request = self._decoration.request(f"{self._job}.{self.batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
+        reply = await self._pool.predict(request)
+        self.devices.add(reply.device)
+        return reply
 
     async def _wait(self) -> None:
         """Until the oldest batch is done, or rows come that there is room for."""
@@ -130,6 +149,6 @@ class RowStream:
         reply = task.result()
         if self._dropping:
             return
-        added: Callable[[jobs.Predicted, int], tuple[bytes | None, ...]] = self._decoration.added
-        self._client.write(b"".join([append_fields(row, added(reply, i)) for i, row in enumerate(rows)]))
+        added, emit = self._decoration.added, self._emit
+        self._client.write(b"".join([emit(row, added(reply, i)) for i, row in enumerate(rows)]))
         await self._client.drained()

@@ -7,7 +7,8 @@ client's unnamed ones live on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import ThanoError
@@ -16,14 +17,29 @@ from thanoproxy.wire import messages
 from thanoproxy.wire.framing import split_frames
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import ASYNCHRONOUS, Collect, Forward, Pipeline, Ready, Rows, SegmentFailed, UpstreamError
+from thanoproxy.wire.values import TEXT_ARRAY
 
-__all__ = ["PRIVATE", "Exchange"]
+__all__ = ["PRIVATE", "Bound", "Exchange"]
 
 PRIVATE = b"thanoproxy"
 """The name of our own statement and portal; the barrier in `attend` closes it too, which is no error where it does not exist."""
 
 _CLOSE_PRIVATE = messages.close(b"S", PRIVATE) + messages.close(b"P", PRIVATE)
 _EXECUTE_ENDS = frozenset(b"CsI")
+
+
+class Bound(NamedTuple):
+    """What a client bound to a statement: the types of the parameters, and formats and values as they came."""
+
+    types: tuple[int, ...] = ()
+    parameters: bytes = b""
+
+    def extended(self, arrays: Sequence[bytes]) -> Bound:
+        """With more parameters behind: text[] in binary format."""
+        return Bound((*self.types, *(TEXT_ARRAY for _ in arrays)), messages.add_parameters(self.parameters, arrays))
+
+
+_UNBOUND = Bound()
 
 
 class Exchange:
@@ -36,7 +52,9 @@ class Exchange:
         self.codec = "utf-8"
         self.skip = 0
         self.stopped = False
+        self.muted = b""
         self.watch: Callable[[int, bytes], None] = _ignore
+        self.cancel_upstream: Callable[[], Awaitable[None]] = _no_cancel
         self._on_idle = on_idle
         self._buffer = bytearray()
         self._settled: asyncio.Future[None] | None = None
@@ -50,6 +68,8 @@ class Exchange:
         self._buffer += data
         for kind, frame in split_frames(self._buffer):
             self.watch(kind, frame)
+            if kind == ord("N") and self.muted and self.muted in frame:
+                continue
             if kind in ASYNCHRONOUS or not self.pipeline.queue:
                 # A FATAL (administrator's shutdown, a timeout) may come when nothing is owed.
                 self.client.write(frame)
@@ -78,28 +98,75 @@ class Exchange:
         if self.pipeline.skipping:
             raise SegmentFailed
 
-    async def ask(self, sql: str) -> list[list[str | None]]:
+    async def ask(self, sql: str, bound: Bound = _UNBOUND) -> list[list[str | None]]:
         """Run `sql` in the client's transaction and keep its rows, as text.  Raises `UpstreamError`."""
         collect = Collect(frozenset(b"3"), self._future(), count=4)
         self.pipeline.expect(collect)
-        self.send(
-            _CLOSE_PRIVATE
-            + messages.parse(messages.Parse(PRIVATE, sql.encode(self.codec)))
-            + messages.bind(messages.Bind(PRIVATE, PRIVATE, b""))
-            + messages.execute(PRIVATE)
-            + _CLOSE_PRIVATE
-            + messages.FLUSH
-        )
-        await collect.done
+        self.send(self._prepared(sql, bound) + messages.execute(PRIVATE) + _CLOSE_PRIVATE + messages.FLUSH)
+        await self.finish(collect)
         rows = (messages.read_data_row(body) for kind, body in collect.frames if kind == ord("D"))
         return [[None if value is None else value.decode(self.codec, "replace") for value in row] for row in rows]
+
+    async def hold_snapshot(self) -> None:
+        """Let what follows, outside of a block, see one snapshot.  Must come before anything else of the transaction.
+
+        SHOW and SET take none themselves; a transaction that is stricter already stays as it is.
+        """
+        ((isolation,),) = await self.ask("SHOW transaction_isolation")
+        if isolation == "read committed":
+            self.muted = b"\0C25P01\0"  # it has an effect, though it warns that there is no block
+            try:
+                await self.ask("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            finally:
+                self.muted = b""
+
+    async def copy_in(self, sql: str, data: AsyncIterator[bytes]) -> None:
+        """Run a COPY … FROM STDIN with `data`.  Raises `UpstreamError`."""
+        opened = Collect(frozenset(b"G"), self._future())
+        self.pipeline.expect(opened)
+        self.send(self._prepared(sql, _UNBOUND) + messages.execute(PRIVATE) + messages.FLUSH)
+        await self.finish(opened)
+        closed = Collect(frozenset(b"3"), self._future(), count=2)
+        self.pipeline.expect(closed)
+        try:
+            async for part in data:
+                if closed.done.done():
+                    break
+                self.send(messages.copy_data(part))
+                await self.upstream.drained()
+        except BaseException:
+            # A server that waits for rows hears of nothing else.
+            self.send(messages.copy_fail() + messages.FLUSH)
+            await asyncio.wait([closed.done])
+            self.stopped = isinstance(closed.done.exception(), UpstreamError)
+            raise
+        self.send(messages.copy_done() + _CLOSE_PRIVATE + messages.FLUSH)
+        await self.finish(closed)
+
+    async def parameter_types(self, name: bytes) -> tuple[int, ...]:
+        """The types of a prepared statement's parameters."""
+        collect = Collect(frozenset(b"Tn"), self._future())
+        self.pipeline.expect(collect)
+        self.send(messages.describe(b"S", name) + messages.FLUSH)
+        await self.finish(collect)
+        return messages.read_parameter_description(collect.frames[0][1])
+
+    async def columns(self, sql: str, types: tuple[int, ...]) -> tuple[Column, ...] | None:
+        """The columns of a query that is not run; None if it gives no rows."""
+        collect = Collect(frozenset(b"Tn"), self._future())
+        self.pipeline.expect(collect)
+        parse = messages.parse(messages.Parse(PRIVATE, sql.encode(self.codec), types))
+        self.send(_CLOSE_PRIVATE + parse + messages.describe(b"S", PRIVATE) + messages.FLUSH)
+        await self.finish(collect)
+        kind, body = collect.frames[-1]
+        return messages.read_row_description(body) if kind == ord("T") else None
 
     async def describe(self, name: bytes) -> tuple[Column, ...] | None:
         """The columns of a prepared statement; None if it gives no rows."""
         collect = Collect(frozenset(b"Tn"), self._future())
         self.pipeline.expect(collect)
         self.send(messages.describe(b"S", name) + messages.FLUSH)
-        await collect.done
+        await self.finish(collect)
         kind, body = collect.frames[-1]
         return messages.read_row_description(body) if kind == ord("T") else None
 
@@ -108,7 +175,7 @@ class Exchange:
         collect = Collect(frozenset(ends), self._future(), count)
         self.pipeline.expect(collect)
         self.send(data + messages.FLUSH)
-        await collect.done
+        await self.finish(collect)
 
     def rows(self, portal: bytes, limit: int, sink: Callable[[bytes], None]) -> Rows:
         """Execute a portal of ours; its rows go to `sink`, and `done` of what is returned resolves behind the last."""
@@ -154,6 +221,24 @@ class Exchange:
         """Show the client an error of the server's."""
         self.client.write(fields.encode())
 
+    async def finish(self, collect: Collect) -> None:
+        """Wait for the last reply, also where we are cancelled meanwhile: then the server is asked to stop, and its answer is awaited."""
+        try:
+            # Not the future itself: cancelling that would leave nobody to hear the end.
+            await asyncio.wait([collect.done])
+        except asyncio.CancelledError:
+            if not collect.done.done():
+                await self.cancel_upstream()
+                await asyncio.wait([collect.done])
+            self.stopped = isinstance(collect.done.exception(), UpstreamError)
+            raise
+        collect.done.result()
+
+    def _prepared(self, sql: str, bound: Bound) -> bytes:
+        parse = messages.Parse(PRIVATE, sql.encode(self.codec), bound.types)
+        bind = messages.Bind(PRIVATE, PRIVATE, bound.parameters)
+        return _CLOSE_PRIVATE + messages.parse(parse) + messages.bind(bind)
+
     def _future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
@@ -171,4 +256,8 @@ class Exchange:
 
 
 def _ignore(_: int, __: bytes) -> None:
+    pass
+
+
+async def _no_cancel() -> None:
     pass

@@ -22,7 +22,7 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.pipeline import Rows, SegmentFailed, UpstreamError
 from thanoproxy.wire.values import encode_value
 
-__all__ = ["Identity", "Stop", "collect", "decorate", "open_decoration", "result_row", "seconds_of", "statement_timeout"]
+__all__ = ["Identity", "Stop", "collect", "decorate", "open_decoration", "pump", "result_row", "seconds_of", "statement_timeout"]
 
 _ABANDONED = "failure of the server"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -49,6 +49,12 @@ async def open_decoration(exchange: Exchange, services: Services, shape: Decorat
 async def decorate(exchange: Exchange, services: Services, decoration: Decoration, portal: bytes, limit: int, stop: Stop) -> None:
     """Execute `portal` and write its rows, decorated, and the server's own completion to the client."""
     stream = RowStream(decoration, services.pool, exchange.upstream, exchange.client)
+    kind, body = await pump(exchange, stream, portal, limit, stop)
+    exchange.client.write(messages.message(bytes((kind,)), body))
+
+
+async def pump(exchange: Exchange, stream: RowStream, portal: bytes, limit: int, stop: Stop) -> tuple[int, bytes]:
+    """Execute `portal` and see its rows through `stream`; return the server's completion."""
     rows = exchange.rows(portal, limit, stream.feed)
     rows.done.add_done_callback(stream.end)
     try:
@@ -58,8 +64,7 @@ async def decorate(exchange: Exchange, services: Services, decoration: Decoratio
         stream.drop()
         await _stop(exchange, rows, stop)
         raise
-    kind, body = rows.frames[-1]
-    exchange.client.write(messages.message(bytes((kind,)), body))
+    return rows.frames[-1]
 
 
 async def collect(

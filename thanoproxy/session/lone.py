@@ -10,22 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from thanoproxy.errors import ThanoError
+from thanoproxy.errors import NoTransaction, ThanoError
+from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import statement_timeout
+from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs
 from thanoproxy.session.retag import retag
-from thanoproxy.statements.shapes import Rewrite, Shape
+from thanoproxy.statements.shapes import Nested, Rewrite, Shape
 from thanoproxy.wire import messages
-from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
+from thanoproxy.wire.pipeline import REPLY_ENDS, Ready, SegmentFailed, UpstreamError
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
 __all__ = ["run_lone"]
 
+_IDLE = ord("I")
 
-async def run_lone(attendant: Attendant, shape: Shape) -> None:
-    """Run the statement; its ReadyForQuery is on its way when this returns."""
+
+async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
+    """Run the statement; its ReadyForQuery is on its way when this returns.
+
+    `first` says that the server has been asked nothing yet on its behalf.
+    """
     exchange = attendant.exchange
     if isinstance(shape, Rewrite):
         exchange.pipeline.expect(RewrittenQuery(exchange.client.write, retag(shape.tag)))
@@ -33,13 +40,20 @@ async def run_lone(attendant: Attendant, shape: Shape) -> None:
         return
     ours = StatementOfOurs(shape, exchange.codec)
     try:
-        async with attendant.stop.during(await statement_timeout(exchange)):
-            await attendant.check_model(shape)
-            await _run_unnamed(attendant, ours)
+        if isinstance(shape, Nested):
+            if first and shape.reads and exchange.pipeline.status == _IDLE:
+                await exchange.hold_snapshot()
+            await _run_nested(attendant, shape)
+        else:
+            async with attendant.stop.during(await statement_timeout(exchange)):
+                await attendant.check_model(shape)
+                await _run_unnamed(attendant, ours)
     except SegmentFailed:
         pass
+    except Refused as refused:
+        exchange.refuse(refused.fields)
     except UpstreamError as problem:
-        exchange.refuse(attendant.translated(problem.fields, ours))
+        exchange.refuse(attendant.translated(problem.fields, ours.source))
     except ThanoError as problem:
         await attendant.fail(problem)
     if not exchange.pipeline.skipping:
@@ -55,6 +69,25 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
     await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
     assert ours.inner is not None, "described above"
     await attendant.execute_ours(ours.shape, b"", 0, PortalOfOurs(ours, (), ours.inner, announce=True))
+
+
+async def _run_nested(attendant: Attendant, shape: Nested) -> None:
+    """Fill the holes; the rest is PostgreSQL's own work, with its own time limit."""
+    exchange = attendant.exchange
+    if shape.needs_block and exchange.pipeline.status == ord("I"):
+        # The server would not say so: to it, what comes before in the same implicit transaction is a block (25P01 is for a lone one).
+        raise NoTransaction("DECLARE CURSOR can only be used in transaction blocks")
+    await attendant.leftovers.clear(exchange, b"")
+    async with attendant.stop.during(await statement_timeout(exchange)):
+        await attendant.check_model(shape)
+        source, bound, tables, lines = await materialise(attendant, shape, Bound())
+    await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec), bound.types)), source)
+    await exchange.swallow(messages.bind(messages.Bind(b"", b"", bound.parameters)), b"2")
+    exchange.forward(messages.describe(b"P", b""), REPLY_ENDS[ord("D")], lambda kind, frame: b"" if kind == ord("n") else frame)
+    exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], explained(lines, source, attendant))
+    await exchange.settle()
+    if not shape.outlives:
+        attendant.leftovers.done(tables)
 
 
 class RewrittenQuery(Ready):

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
-from thanoproxy.sql.clauses import InnerQuery
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Rewrite, Shape
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.render import described
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Rewrite, Shape
 from thanoproxy.wire.messages import Column, format_code
 
 __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
@@ -20,24 +21,31 @@ __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
 
 @dataclass(slots=True)
 class StatementOfOurs:
-    """A prepared statement.  `inner` is None until the server has described the inner query."""
+    """A prepared statement.  `inner` is None until the server has described the inner query; `body` is the client's own text."""
 
     shape: Shape
     codec: str
     marker: str = field(default_factory=lambda: f"/* thanoproxy {uuid4().hex} */")
     inner: tuple[Column, ...] | None = None
+    body: str = ""
 
     @property
     def text(self) -> bytes:
         """What is prepared upstream."""
-        sql = self.shape.sql if isinstance(self.shape, Rewrite) else self.shape.inner.text
         # A comment to the end of the line would swallow the marker.
-        return f"{sql}\n{self.marker}".encode(self.codec)
+        return f"{self.source.text}\n{self.marker}".encode(self.codec)
 
     @property
-    def source(self) -> InnerQuery | None:
-        """The client's text that the server judges, for the positions in its errors."""
-        return None if isinstance(self.shape, Rewrite) else self.shape.inner
+    def source(self) -> Source:
+        """What the server judges, and which of it is the client's own text, for the positions in its errors."""
+        if isinstance(self.shape, Nested):
+            return described(self.shape)
+        source = Source()
+        if isinstance(self.shape, Rewrite):
+            source.add(self.shape.sql)
+        else:
+            source.add(self.shape.inner.text, self.shape.inner.start)
+        return source
 
     def added(self) -> tuple[Column, ...]:
         """The columns of ours behind the inner ones."""

@@ -82,6 +82,7 @@ class Relay:
         attendant = self._attendant
         if attendant is None:
             exchange = Exchange(self.client, self.upstream, backend.status, self._idle)
+            exchange.cancel_upstream = self.stop.cancel_upstream
             attendant = self._attendant = Attendant(exchange, self.services, self.identity, self.stop, self._read)
             attendant.observe = self._observe
         exchange = attendant.exchange

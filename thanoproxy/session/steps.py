@@ -13,7 +13,7 @@ from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
 
-__all__ = ["Gate", "Inner", "Kept", "Relayed", "Script", "Source", "Step", "nowhere"]
+__all__ = ["Gate", "Inner", "Kept", "Relayed", "Script", "Step", "nowhere"]
 
 
 class Step:
@@ -160,30 +160,6 @@ class Script(Ready):
         for step in self.steps[self.at :]:
             step.finish(problem)
         self.at = len(self.steps)
-
-
-class Source:
-    """The text that is sent, and where each piece of it comes from in the client's."""
-
-    def __init__(self) -> None:
-        self.pieces: list[tuple[str, int | None]] = []
-
-    def add(self, text: str, start: int | None = None) -> None:
-        """Append `text`; `start` is its 0-based offset in the client's text, None if it is ours."""
-        self.pieces.append((text, start))
-
-    @property
-    def text(self) -> str:
-        return "".join(text for text, _ in self.pieces)
-
-    def position(self, position: int) -> int | None:
-        """The client's position for one in the sent text, both 1-based; None where it lies in a piece of ours."""
-        offset = 0
-        for text, start in self.pieces:
-            if position <= offset + len(text):
-                return None if start is None else position - offset + start
-            offset += len(text)
-        return None
 
 
 def nowhere(_: bytes) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
-from thanoproxy.sql.tokens import Statement, Token, split_statements, tokenize
+from thanoproxy.sql.tokens import Statement, split_statements, tokenize
 from thanoproxy.statements import build_model, drop_model, list_models, predict
-from thanoproxy.statements.shapes import Rewrite, Shape
+from thanoproxy.statements.nested import first_hole, nested
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Shape
 
-__all__ = ["MARKS", "Part", "begins_ours", "recognise"]
+__all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_arguments"]
 
-STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Shape]] = {
+STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect]] = {
     ("BUILD",): build_model.parse,
     ("PREDICT",): predict.parse,
     ("LIST",): list_models.parse,
@@ -45,8 +46,6 @@ LATER: dict[tuple[str, ...], str] = {
 MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE")
 """Every statement of ours holds one of these words: the bytes test that decides whether a text is looked at."""
 
-_BEFORE_NESTED = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "VERBOSE"})
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -54,7 +53,7 @@ class Part:
 
     start: int
     end: int
-    shape: Shape | None
+    shape: Shape | Prepare | None
 
 
 def recognise(text: str) -> list[Part] | None:
@@ -77,41 +76,81 @@ def begins_ours(text: str) -> bool:
     return bool(words) and (words[0].upper(),) in STATEMENTS
 
 
+def _prepare(text: str, statement: Statement) -> Prepare | None:
+    """PREPARE name [(types)] AS: what follows is recognised as if it stood alone (sql-prepare.html)."""
+    tokens = statement.tokens
+    at = next((i for i in range(2, len(tokens)) if tokens[i].word == "AS"), None)
+    if at is None or at + 1 >= len(tokens):
+        return None
+    body = text[tokens[at].end : statement.end]
+    padded = " " * tokens[at].end + body
+    shape = _shape(padded, Statement(tokens[at + 1 :]))
+    if not isinstance(shape, Decorate | Nested):
+        return None
+    cursor = Cursor(text, statement)
+    cursor.at = 1
+    name = cursor.identifier("a name for the statement")
+    return Prepare(name, text[statement.start : tokens[at].end], padded, shape)
+
+
+def executed(text: str) -> tuple[str, list[str]] | None:
+    """The name and the arguments of `EXECUTE name [(argument, …)]`, None if `text` is anything else (sql-execute.html)."""
+    try:
+        statements = split_statements(tokenize(text))
+    except SyntaxProblem:
+        return None
+    if len(statements) != 1 or statements[0].tokens[0].word != "EXECUTE" or len(statements[0].tokens) < 2:
+        return None
+    tokens = statements[0].tokens
+    cursor = Cursor(text, statements[0])
+    cursor.at = 1
+    name = cursor.identifier("the name of a prepared statement")
+    if cursor.done:
+        return name, []
+    if tokens[2].text != "(" or tokens[-1].text != ")":
+        return None
+    arguments, depth, first = list[str](), 0, 3
+    for i in range(3, len(tokens)):
+        depth += (tokens[i].text in "([") - (tokens[i].text in ")]")
+        if (depth == 0 and tokens[i].text == ",") or i == len(tokens) - 1:
+            arguments.append(text[tokens[first].start : tokens[i - 1].end])
+            first = i + 1
+    return name, arguments
+
+
+def with_arguments(text: str, values: Sequence[str]) -> str:
+    """`text` with its parameters $1, $2, … written out."""
+    parts, at = list[str](), 0
+    for token in tokenize(text):
+        if token.kind == "PARAM" and 0 < int(token.text[1:]) <= len(values):
+            parts += [text[at : token.start], values[int(token.text[1:]) - 1]]
+            at = token.end
+    return "".join([*parts, text[at:]])
+
+
 def _is_ours(statement: Statement) -> bool:
-    return _key(statement, STATEMENTS) is not None or _key(statement, LATER) is not None or _nested(statement) is not None
+    return _key(statement, STATEMENTS) is not None or _key(statement, LATER) is not None or first_hole(statement) is not None
 
 
 def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple[str, ...] | None:
     return next((words for words in table if statement.words(len(words)) == words), None)
 
 
-def _shape(text: str, statement: Statement) -> Shape | None:
+def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     later = _key(statement, LATER)
     if later is not None:
         raise FeatureNotSupported(f"{LATER[later]} is not supported yet", position=statement.start + 1)
+    if statement.tokens[0].word == "PREPARE":
+        return _prepare(text, statement)
     words = _key(statement, STATEMENTS)
     if words is None:
-        nested = _nested(statement)
-        if nested is not None:
-            hint = "Write PREDICT USING model AS query as a statement of its own."
-            raise FeatureNotSupported("PREDICT is not supported inside other statements yet", hint=hint, position=nested.start + 1)
-        return None
+        return None if first_hole(statement) is None else nested(text, statement)
     cursor = Cursor(text, statement)
     cursor.at = 1
     shape = STATEMENTS[words](cursor)
-    nested = _nested(statement)
-    if nested is not None and not isinstance(shape, Rewrite) and nested.start >= shape.inner.start:
-        raise FeatureNotSupported("PREDICT is not supported inside a query yet", position=nested.start + 1)
-    return shape
-
-
-def _nested(statement: Statement) -> Token | None:
-    """PREDICT USING model somewhere behind the first word, where no table called predict could stand (JOIN predict USING (…))."""
-    tokens: Sequence[Token] = statement.tokens
-    for i in range(1, len(tokens) - 2):
-        if tokens[i].word != "PREDICT" or tokens[i + 1].word != "USING" or tokens[i + 2].text == "(":
-            continue
-        before = tokens[i - 1]
-        if (before.word or before.text) in _BEFORE_NESTED or tokens[0].word == "INSERT":
-            return tokens[i]
-    return None
+    hole = first_hole(statement)
+    if isinstance(shape, Rewrite) or hole is None or hole.start < shape.inner.start:
+        return shape
+    if isinstance(shape, Collect):
+        raise FeatureNotSupported("PREDICT is not supported inside the query of a BUILD yet", position=hole.start + 1)
+    return nested(text, statement)

@@ -37,11 +37,15 @@ class Predict(Decorate):
         self.options = options
         self.inner = inner
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.options.get("result_col", "predicted"),)
+
     def lookup(self) -> str:
         return store.find_model(self.model.name, self.model.version)
 
     def columns(self, inner: Sequence[Column], codec: str) -> tuple[Column, ...]:
-        name = self.options.get("result_col", "predicted")
+        (name,) = self.names
         image_column(inner, codec, self.options)
         if name in names(inner, codec):
             raise DuplicateColumn(
@@ -72,6 +76,7 @@ class Prediction(Decoration):
         self._format = inner[index].format
         self._codec = codec
         self.artifact = record.artifact
+        self.title = f"{record.name}@{record.version} ({record.architecture})"
         self._batch_size = batch_size
         self._labels: list[bytes] = []
 

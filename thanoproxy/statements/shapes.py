@@ -6,12 +6,14 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
     Rewrite    other SQL in its place; the reply passes through, with the command tag changed
     Decorate   each row of the inner query gets columns of ours on its way to the client
     Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
+    Nested     a statement of PostgreSQL's with statements of ours inside: they become temporary tables that it reads
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,21 @@ from thanoproxy.sql.clauses import InnerQuery
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
-__all__ = ["Collect", "Decorate", "Decoration", "Rewrite", "Seal", "Shape", "Training"]
+__all__ = [
+    "Collect",
+    "Context",
+    "Decorate",
+    "Decoration",
+    "Explain",
+    "Hole",
+    "Nested",
+    "Prepare",
+    "Rewrite",
+    "Seal",
+    "Shape",
+    "Training",
+    "decorates",
+]
 
 Verify = Callable[[ModelRecord], None]
 """Raises unless a catalogue row carries the seal of this installation."""
@@ -47,6 +63,8 @@ class Decoration(ABC):
 
     image_column: int
     artifact: str
+    title: str
+    """The model, as EXPLAIN shows it."""
 
     @abstractmethod
     def ready(self, classes: Sequence[str]) -> None:
@@ -69,6 +87,11 @@ class Decorate(ABC):
     """A statement that adds columns to the rows of its inner query."""
 
     inner: InnerQuery
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The names of the added columns, which are text."""
 
     @abstractmethod
     def lookup(self) -> str:
@@ -125,4 +148,88 @@ class Collect(ABC):
         """Begin.  Raises `UndefinedColumn` and its like."""
 
 
-Shape = Rewrite | Decorate | Collect
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The items of one WITH that a hole's query needs, as 0-based spans (start, end) of the client's text."""
+
+    recursive: bool
+    items: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hole:
+    """A statement of ours inside another, from character `start` to `end` of the client's text; `holes` lie inside its own query.
+
+    `alias_at` is where an item of FROM needs a name that the client did not give it; `contexts` are the WITHs around, the outermost first.
+    """
+
+    start: int
+    end: int
+    shape: Decorate | Rewrite
+    holes: tuple[Hole, ...]
+    alias_at: int | None
+    contexts: tuple[Context, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explain:
+    """What an EXPLAIN asks for: `analyze` runs the statement, `lines` is the text format, which has room for lines of ours."""
+
+    analyze: bool
+    lines: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A statement of PostgreSQL's, `start` its 0-based offset in the client's text, with the outermost holes in it in order.
+
+    `reads` says that it changes no data.
+    """
+
+    text: str
+    start: int
+    holes: tuple[Hole, ...]
+    explain: Explain | None = None
+    reads: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+    @property
+    def outlives(self) -> bool:
+        """Whether what it makes still reads the holes' rows when it is over: a cursor, up to the end of the transaction."""
+        return self.text[:7].upper() == "DECLARE"
+
+    @property
+    def needs_block(self) -> bool:
+        """Whether it would be of no use outside a transaction block: a cursor that is not WITH HOLD."""
+        before = self.text[: self.holes[0].start - self.start]
+        return self.outlives and re.search(r"\bWITH\s+HOLD\b", before, re.IGNORECASE) is None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """PREPARE name AS a statement of ours: `head` is up to AS, `body` what follows, padded so that positions in it are the client's."""
+
+    name: str
+    head: str
+    body: str
+    shape: Decorate | Nested
+
+
+Shape = Rewrite | Decorate | Collect | Nested
+
+
+def decorates(shape: Shape | Hole) -> Iterator[Decorate]:
+    """The statements in `shape` that need a model."""
+    if isinstance(shape, Decorate):
+        yield shape
+    elif isinstance(shape, Nested):
+        for hole in shape.holes:
+            yield from decorates(hole)
+    elif isinstance(shape, Hole):
+        if isinstance(shape.shape, Decorate):
+            yield shape.shape
+        for hole in shape.holes:
+            yield from decorates(hole)

@@ -21,11 +21,13 @@ __all__ = [
     "Column",
     "ErrorFields",
     "Parse",
+    "add_parameters",
     "bind",
     "close",
     "command_complete",
     "copy_data",
     "copy_done",
+    "copy_fail",
     "data_row",
     "describe",
     "error_response",
@@ -38,6 +40,7 @@ __all__ = [
     "read_bind",
     "read_data_row",
     "read_error",
+    "read_parameter_description",
     "read_parse",
     "read_row_description",
     "read_string",
@@ -171,6 +174,16 @@ def bind(message_: Bind) -> bytes:
     return message(b"B", message_.portal + b"\0" + message_.statement + b"\0" + (message_.parameters or b"\0\0\0\0") + formats)
 
 
+def add_parameters(parameters: bytes, values: Sequence[bytes]) -> bytes:
+    """The raw middle part of a Bind with `values` behind its own, in binary format."""
+    (codes,) = _I16.unpack_from(parameters) if parameters else (0,)
+    (count,) = _I16.unpack_from(parameters, 2 + 2 * codes) if parameters else (0,)
+    own = unpack_from(f"!{codes}h", parameters, 2) if codes else ()
+    formats = [*(format_code(own, i) for i in range(count)), *(1 for _ in values)]
+    tail = b"".join(_I32.pack(len(value)) + value for value in values)
+    return pack(f"!H{len(formats)}hH", len(formats), *formats, count + len(values)) + parameters[4 + 2 * codes :] + tail
+
+
 def format_code(formats: Sequence[int], index: int) -> int:
     """The format of column `index` as Bind's codes say it: none is text for all, one goes for all, else one for each."""
     return formats[0] if len(formats) == 1 else formats[index] if index < len(formats) else 0
@@ -201,6 +214,11 @@ def copy_done() -> bytes:
     return message(b"c")
 
 
+def copy_fail(reason: bytes = b"") -> bytes:
+    """CopyFail."""
+    return message(b"f", reason + b"\0")
+
+
 def command_complete(tag: bytes) -> bytes:
     return message(b"C", tag + b"\0")
 
@@ -214,6 +232,12 @@ def read_row_description(body: bytes) -> tuple[Column, ...]:
         pos += _COLUMN.size
         columns.append(Column(name, oid, format_, table, attribute, size, modifier))
     return tuple(columns)
+
+
+def read_parameter_description(body: bytes) -> tuple[int, ...]:
+    """The type OIDs of a statement's parameters."""
+    (count,) = _I16.unpack_from(body)
+    return unpack_from(f"!{count}I", body, 2)
 
 
 def row_description(columns: Sequence[Column]) -> bytes:

@@ -20,6 +20,7 @@ __all__ = [
     "bytea",
     "encode_value",
     "field_at",
+    "text_array",
 ]
 
 _I16 = Struct("!H")
@@ -66,10 +67,15 @@ _BINARY = {INT4: Struct("!i"), INT8: Struct("!q"), FLOAT8: Struct("!d")}
 _ARRAY_HEAD = Struct("!iiIii")
 
 
+def text_array(items: Sequence[bytes | None]) -> bytes:
+    """A text[] in binary format (array_recv); None is NULL."""
+    head = _ARRAY_HEAD.pack(1, None in items, TEXT, len(items), 1) if items else _ARRAY_HEAD.pack(0, 0, TEXT, 0, 0)[:12]
+    return head + b"".join(_I32.pack(-1) if item is None else _I32.pack(len(item)) + item for item in items)
+
+
 def _array(items: Sequence[bytes], format_: int) -> bytes:
     if format_ == 1:
-        head = _ARRAY_HEAD.pack(1, 0, TEXT, len(items), 1) if items else _ARRAY_HEAD.pack(0, 0, TEXT, 0, 0)[:12]
-        return head + b"".join(_I32.pack(len(item)) + item for item in items)
+        return text_array(items)
     quoted = (item if _plain(item) else b'"' + item.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"' for item in items)
     return b"{" + b",".join(quoted) + b"}"
 

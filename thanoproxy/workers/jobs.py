@@ -100,12 +100,13 @@ class Failure(msgspec.Struct, frozen=True):
 
 class Predicted(msgspec.Struct, frozen=True, tag="predicted"):
     """One entry per image, in order: the class indices and their probabilities, best first (`top_k` of them), or None for a NULL
-    image and for an image listed in `failures` (keyed by its index in the request)."""
+    image and for an image listed in `failures` (keyed by its index in the request).  `device` is where they were predicted."""
 
     job: str
     classes: list[tuple[int, ...] | None]
     scores: list[tuple[float, ...] | None]
     failures: dict[int, Failure] = {}
+    device: str = ""
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ class Prediction:
             [one and one.classes for one in self._rankings],
             [one and one.scores for one in self._rankings],
             self.failures,
+            self.model.device.name,
         )
 
 

@@ -1,0 +1,62 @@
+"""PREPARE and EXECUTE as SQL, over the same names that Parse and Bind know."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thanoproxy import statements
+from thanoproxy.catalog.quote import literal
+from thanoproxy.errors import SyntaxProblem, ThanoError
+from thanoproxy.session.prepared import StatementOfOurs
+from thanoproxy.statements.shapes import Prepare
+from thanoproxy.wire import messages
+from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
+
+if TYPE_CHECKING:
+    from thanoproxy.session.attend import Attendant
+
+__all__ = ["run_prepare", "written_out"]
+
+
+async def run_prepare(attendant: Attendant, prepare: Prepare) -> None:
+    """Prepare it upstream in a form that can be described; its ReadyForQuery is on its way when this returns."""
+    exchange = attendant.exchange
+    ours = StatementOfOurs(prepare.shape, exchange.codec, body=prepare.body)
+    source = ours.source
+    text = f"{prepare.head} {source.text}\n{ours.marker}"
+    try:
+        await attendant.check_model(prepare.shape)
+        await exchange.ask(text)
+    except SegmentFailed:
+        pass
+    except UpstreamError as problem:
+        position = problem.fields.position
+        shifted = None if position is None else max(position - len(prepare.head) - 1, 0)
+        exchange.refuse(attendant.translated(problem.fields.with_position(shifted), source))
+    except ThanoError as problem:
+        await attendant.fail(problem)
+    else:
+        attendant.statements[prepare.name.encode(exchange.codec)] = ours
+        exchange.client.write(messages.command_complete(b"PREPARE"))
+    exchange.sync()
+
+
+async def written_out(attendant: Attendant, text: str) -> str | None:
+    """An EXECUTE of a statement of ours as that statement, with the arguments in the parameters' place; None if it is none."""
+    found = statements.executed(text)
+    ours = None if found is None else await attendant.ours(found[0].encode(attendant.exchange.codec))
+    if found is None or ours is None or not ours.body:
+        return None
+    name, arguments = found
+    rows = await attendant.exchange.ask(
+        "SELECT pg_catalog.format_type(u.t, NULL) FROM pg_catalog.pg_prepared_statements s, "  # noqa: S608 - a quoted literal
+        "pg_catalog.unnest(s.parameter_types) WITH ORDINALITY AS u(t, n) "
+        f"WHERE s.name OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.text ORDER BY u.n"
+    )
+    if len(rows) != len(arguments):
+        raise SyntaxProblem(
+            f'wrong number of parameters for prepared statement "{name}"',
+            detail=f"Expected {len(rows)} parameters but got {len(arguments)}.",
+        )
+    values = [f"CAST(({argument}) AS {row[0]})" for argument, row in zip(arguments, rows, strict=True)]
+    return statements.with_arguments(ours.body, values)

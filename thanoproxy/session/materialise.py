@@ -1,0 +1,212 @@
+"""Statements of ours inside PostgreSQL's own: each becomes two temporary tables, and the statement around it reads those.
+
+    rows          CREATE TEMPORARY TABLE … AS the hole's query: the server keeps its rows, whatever their types
+    predictions   the row's place (ctid) and our columns, copied in once the workers have answered
+    in its place  SELECT the columns, the predictions FROM rows JOIN predictions, in the order of the rows
+
+So the rest of the statement is PostgreSQL's alone: joins, groups, cursors, COPY, INSERT, row limits, command tags.  The tables go with
+the transaction, or before, where the statement is over (`Leftovers`).  Only places, images and predictions pass through us; the
+predictions wait in a file that is bounded by the disk, since a connection that sends rows cannot take a COPY.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
+
+from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
+from thanoproxy.session.columns import Columns, type_names, unnested
+from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.exchange import Bound
+from thanoproxy.session.execute import pump
+from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.narrow import EVERYTHING, Need, needs
+from thanoproxy.statements.render import described, filled, hole_query, narrowed, predicted, rewritten, unpredicted
+from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Rewrite
+from thanoproxy.wire import messages
+from thanoproxy.wire.messages import Column, ErrorFields
+from thanoproxy.wire.pipeline import UpstreamError
+
+if TYPE_CHECKING:
+    from thanoproxy.session.attend import Attendant
+
+__all__ = ["Filled", "Refused", "explained", "materialise"]
+
+_NO_COLUMN = ("42P16", "42P22")
+_REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
+_OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
+_ROWS = b"thanoproxy rows"
+_CLOSE_ROWS = messages.close(b"P", _ROWS) + messages.close(b"S", _ROWS)
+
+
+class Refused(Exception):
+    """An error of the server's about text of ours, in terms of the client's text."""
+
+    def __init__(self, fields: ErrorFields) -> None:
+        super().__init__(f"{fields.sqlstate}: {fields.text}")
+        self.fields = fields
+
+
+class Filled(NamedTuple):
+    """A statement that PostgreSQL can run with the parameters `bound`: over `tables`, with `lines` to be shown behind its EXPLAIN."""
+
+    source: Source
+    bound: Bound
+    tables: list[str]
+    lines: list[str]
+
+
+async def materialise(attendant: Attendant, statement: Nested, bound: Bound) -> Filled:
+    """Fill the holes.  Raises `Refused` or `ThanoError`."""
+    work = _Materialisation(attendant, statement, bound)
+    for hole in statement.holes:
+        await work.run(hole)
+    lines = work.lines if statement.explain is not None and statement.explain.lines else []
+    return Filled(filled(statement, statement.start, statement.end, statement.holes, work.fill), work.bound, work.tables, lines)
+
+
+class _Materialisation:
+    """One execution of a statement with holes."""
+
+    def __init__(self, attendant: Attendant, statement: Nested, bound: Bound) -> None:
+        self.attendant = attendant
+        self.exchange = attendant.exchange
+        self.statement = statement
+        self.bound = bound
+        self.tables: list[str] = []
+        self.lines: list[str] = []
+        added = [() if isinstance(hole.shape, Rewrite) else hole.shape.names for hole in statement.holes]
+        self._needs = dict(zip(statement.holes, needs(described(statement).text, added), strict=True))
+        self._sources: dict[Hole, Source] = {}
+
+    def fill(self, hole: Hole) -> Source:
+        return self._sources[hole]
+
+    async def run(self, hole: Hole) -> None:
+        """Fill the hole, those inside it first."""
+        for inner in hole.holes:
+            await self.run(inner)
+        if isinstance(hole.shape, Rewrite):
+            self._sources[hole] = rewritten(hole.shape)
+            return
+        query = hole_query(self.statement, hole, self.fill)
+        try:
+            self._sources[hole] = await self._predicted(hole.shape, query, self._needs.get(hole, EVERYTHING))
+        except UpstreamError as problem:
+            raise self._refusal(problem.fields, query) from None
+
+    async def _predicted(self, shape: Decorate, query: Source, need: Need) -> Source:
+        exchange = self.exchange
+        columns = await exchange.columns(query.text, self.bound.types)
+        if columns is None:
+            raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
+        shape.columns(columns, exchange.codec)
+        names = [column.name.decode(exchange.codec, "replace") for column in columns]
+        found = await exchange.ask(shape.lookup())
+        decoration = shape.open(found[0] if found else None, columns, exchange.codec, self.attendant.services.seal)
+        title = f"Predict using {decoration.title}"
+        query = narrowed(query, need, names)
+        if not need.predictions:
+            self.lines.append(f"{title}: never executed, nothing reads the predictions")
+            return unpredicted(shape, query)
+        explain = self.statement.explain
+        if explain is not None and not explain.analyze:
+            self.lines.append(f"{title}: each row of its query{need.clauses(names)}")
+            return unpredicted(shape, query)
+        if await self._read_only():
+            return await self._in_parameters(shape, decoration, query, columns)
+        table, plan = await self._keep(query, names)
+        started = time.perf_counter()
+        stream = await self._predict(table, decoration, shape.names)
+        seconds = time.perf_counter() - started
+        devices = ", ".join(sorted(stream.devices)) or "no device"
+        self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
+        self.lines += [f"  {line}" for line in plan]
+        return predicted(table, shape.names, names)
+
+    async def _read_only(self) -> bool:
+        return await self.exchange.ask("SELECT pg_catalog.current_setting('transaction_read_only')") == [["on"]]
+
+    async def _in_parameters(self, shape: Decorate, decoration: Decoration, query: Source, columns: Sequence[Column]) -> Source:
+        exchange = self.exchange
+        if self.statement.text[:4].upper() == "COPY":
+            raise FeatureNotSupported(
+                "COPY of predictions needs temporary tables, which a read-only transaction refuses",
+                hint="Write PREDICT USING model AS query by itself.",
+            )
+        types = [row[0] or "" for row in await exchange.ask(type_names(columns))]
+        begin = messages.parse(messages.Parse(_ROWS, query.text.encode(exchange.codec), self.bound.types))
+        await exchange.swallow(_CLOSE_ROWS + begin + messages.bind(messages.Bind(_ROWS, _ROWS, self.bound.parameters)), b"312", 4)
+        sheet = Columns(len(columns) + len(shape.names))
+        stream = RowStream(decoration, self.attendant.services.pool, exchange.upstream, sheet, sheet.take)
+        await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
+        await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+        first = len(self.bound.types) + 1
+        self.bound = self.bound.extended(sheet.arrays())
+        return unnested(first, [column.name.decode(exchange.codec, "replace") for column in columns], types, shape.names)
+
+    async def _keep(self, query: Source, names: Sequence[str]) -> tuple[str, list[str]]:
+        """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
+        table = f"thanoproxy_{uuid4().hex}"
+        columns = ", ".join(f"c{i}" for i in range(len(names)))
+        create = Source()
+        if self.statement.explain is not None:
+            create.add("EXPLAIN ANALYZE ")
+        create.add(f"CREATE TEMPORARY TABLE {table} ({columns}) ON COMMIT DROP AS ")
+        create.extend(query)
+        try:
+            rows = await self.exchange.ask(create.text, self.bound)
+        except UpstreamError as problem:
+            raise self._refusal(_renamed(problem.fields, names, self.exchange.codec), create) from None
+        self.tables.append(table)
+        return table, [row[0] or "" for row in rows]
+
+    async def _predict(self, table: str, decoration: Decoration, added: Sequence[str]) -> RowStream:
+        """Put the predictions for the rows of `table` into a table beside it; each row that is read has its place and its image."""
+        exchange, services = self.exchange, self.attendant.services
+        await exchange.ask(predictions_table(table, added))
+        self.tables.append(f"{table}_p")
+        sql = f"SELECT q.ctid, q.c{decoration.image_column} FROM pg_temp.{table} q"  # noqa: S608
+        decoration.image_column = 1
+        begin = messages.parse(messages.Parse(_ROWS, sql.encode("ascii"))) + messages.bind(messages.Bind(_ROWS, _ROWS, b""))
+        await exchange.swallow(_CLOSE_ROWS + begin, b"312", 4)
+        with closing(Sheet(services.spool)) as sheet:
+            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_lines(exchange.codec))
+            await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
+            await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+            await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
+        return stream
+
+    def _refusal(self, fields: ErrorFields, text: Source) -> Refused:
+        shown = self.attendant.translated(fields, text)
+        if any(phrase in fields.text for phrase in _REACHES_OUT) and b"H" not in shown.fields:
+            shown = ErrorFields({**shown.fields, b"H": _OWN_COLUMNS.encode()})
+        return Refused(shown)
+
+
+def _renamed(fields: ErrorFields, names: Sequence[str], codec: str) -> ErrorFields:
+    """The error with the client's name for a column that no table can have (record, void: 42P16, 42P22)."""
+    match = re.search(rb'"c(\d+)"', fields.fields.get(b"M", b""))
+    if fields.sqlstate not in _NO_COLUMN or match is None:
+        return fields
+    name = f'"{names[int(match[1])]}"'.encode(codec, "replace")
+    return ErrorFields({**fields.fields, b"M": fields.fields[b"M"].replace(match[0], name)})
+
+
+def explained(lines: Sequence[str], source: Source, attendant: Attendant) -> Callable[[int, bytes], bytes]:
+    """A rewrite of the replies to a filled statement: errors in terms of the client's text, `lines` behind the rows."""
+
+    def rewrite(kind: int, frame: bytes) -> bytes:
+        if kind == ord("E"):
+            return attendant.translated(messages.read_error(frame[5:]), source).encode()
+        if kind == ord("C"):
+            codec = attendant.exchange.codec
+            return b"".join(messages.data_row([line.encode(codec, "replace")]) for line in lines) + frame
+        return frame
+
+    return rewrite

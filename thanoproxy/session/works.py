@@ -1,0 +1,273 @@
+"""What is done at each statement of ours in a string of several, while `thanoproxy.session.script` follows the server through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from thanoproxy.catalog import store
+from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
+from thanoproxy.session.collect import TrainingRun
+from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.execute import result_row, seconds_of
+from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
+from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.shapes import Collect, Decorate
+from thanoproxy.wire import messages
+from thanoproxy.wire.messages import Column
+from thanoproxy.workers import jobs
+
+if TYPE_CHECKING:
+    from thanoproxy.session.script import Run
+
+__all__ = ["TIMEOUT", "CollectWork", "DecorateWork", "HoleWork", "Work"]
+
+TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
+_TICK = 1.0
+
+
+class Work:
+    """A statement of ours in the string: its steps and what happens at them."""
+
+    def __init__(self, run: Run) -> None:
+        codec = run.exchange.codec
+        self._run = run
+        self.exchange = run.exchange
+        self.services = run.services
+        self.timeout, self.lookup = Kept(codec), Kept(codec)
+        self.inner = Inner(self.begin)
+        self.gate = Gate(self.passed, self.failed)
+
+    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
+        """The inner query's columns are known; return where its rows go."""
+        raise NotImplementedError
+
+    async def work(self) -> bytes | None:
+        """From the first row to the answer; the row to copy into the gate, if any."""
+        raise NotImplementedError
+
+    def passed(self) -> None:
+        """The gate has closed behind this statement."""
+
+    def failed(self) -> None:
+        """The string has failed: nothing of this statement may reach the client any more."""
+
+    async def run(self) -> None:
+        stop = self._run.attendant.stop
+        await asyncio.wait([self.timeout.done])
+        self.timeout.done.result()
+        try:
+            async with stop.during(seconds_of(self.timeout.rows[0][0] or "0")):
+                await self._reach(self.inner)
+                if self.inner.problem is not None:
+                    raise self.inner.problem
+                if not self.inner.described:
+                    raise SyntaxProblem("the query after AS returns no rows")
+                order = await self.work()
+        except ThanoError as problem:
+            await self._fail(problem)
+            return
+        await self._reach(self.gate)
+        await self.answer(order)
+        await asyncio.wait([self.gate.done])
+        self.gate.done.result()
+
+    async def answer(self, order: bytes | None) -> None:
+        """Let the server go on."""
+        self.exchange.send((b"" if order is None else messages.copy_data(order)) + messages.copy_done())
+
+    def refusal(self, problem: ThanoError) -> bytes:
+        """What makes the server fail where it waits."""
+        return messages.copy_data(store.gate_raise(problem)) + messages.copy_done()
+
+    async def keep_open(self) -> None:
+        """While the server waits at the gate, a row that does nothing now and then lets its own cancel arrive."""
+        await self._reach(self.gate)
+        while True:
+            await asyncio.sleep(_TICK)
+            self.exchange.send(messages.copy_data(store.gate_wait()))
+
+    async def _reach(self, step: Step) -> None:
+        await step.moved.wait()
+        if step.done.done():
+            step.done.result()
+
+    async def _fail(self, problem: ThanoError) -> None:
+        """Our error to the client; then fail the string where the server stands: in the inner query, or at the gate."""
+        if self.gate.done.done():
+            return  # the server failed first, and the client has seen its error
+        self.inner.sink = nowhere
+        self._run.script.own_error = True
+        self.exchange.client.write(messages.error_response(problem, encoding=self.exchange.codec))
+        if not self.inner.done.done():
+            await self._run.attendant.stop.cancel_upstream()
+        await self._reach(self.gate)
+        self.exchange.send(self.refusal(problem))
+        await asyncio.wait([self.gate.done])
+
+
+class DecorateWork(Work):
+    def __init__(self, run: Run, shape: Decorate) -> None:
+        super().__init__(run)
+        self.shape = shape
+        self.stream: RowStream | None = None
+
+    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
+        found = self.lookup.rows[0] if self.lookup.rows else None
+        codec = self.exchange.codec
+        decoration = self.shape.open(found, columns, codec, self.services.seal)
+        described = messages.row_description((*columns, *self.shape.columns(columns, codec)))
+        self.stream = RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client)
+        self.inner.done.add_done_callback(self.stream.end)
+        self.exchange.client.write(described)
+        return self.stream.feed
+
+    async def work(self) -> bytes | None:
+        assert self.stream is not None, "begun with the columns"
+        try:
+            await self.stream.run()
+        except BaseException:
+            self.stream.drop()
+            raise
+        if self.gate.done.done():
+            self.gate.done.result()
+        self.inner.done.result()
+        self.exchange.client.write(self.inner.tag)
+        return None
+
+    def failed(self) -> None:
+        if self.stream is not None:
+            self.stream.drop()
+
+
+class CollectWork(Work):
+    def __init__(self, run: Run, shape: Collect) -> None:
+        super().__init__(run)
+        self.shape = shape
+        self.training: TrainingRun | None = None
+        self._built: jobs.Built | None = None
+        self._log: asyncio.Task[None] | None = None
+
+    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
+        found = self.lookup.rows[0] if self.lookup.rows else None
+        training = self.shape.open(found, columns, self.exchange.codec, self.services.seal)
+        identity = self._run.attendant.identity
+        self.training = TrainingRun(training, self.services, identity.database, identity.backend_pid)
+        return self.training.feed
+
+    async def work(self) -> bytes | None:
+        run = self.training
+        assert run is not None, "begun with the columns"
+        ticking = asyncio.create_task(self.keep_open())
+        try:
+            await asyncio.wait([self.inner.done])
+            self.inner.done.result()
+            return await self._train(run)
+        finally:
+            ticking.cancel()
+            run.discard()
+
+    async def _train(self, run: TrainingRun) -> bytes:
+        codec = self.exchange.codec
+        try:
+            built = await run.run(lambda text: self.exchange.client.write(messages.notice(text, encoding=codec)))
+        except ThanoError as problem:
+            await run.failed(problem)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
+            raise
+        self._built = built
+        return store.gate_register(run.training.record(built))
+
+    def passed(self) -> None:
+        """The result is in the catalogue."""
+        run, built = self.training, self._built
+        assert run is not None, "the gate opens behind the rows"
+        assert built is not None, "the gate closes behind the job"
+        row = result_row(self.shape, run.training.summary(built), (), self.exchange.codec)
+        columns = messages.row_description(self.shape.result)
+        self.exchange.client.write(columns + row + messages.command_complete(self.shape.tag))
+        self._log = asyncio.create_task(run.registered(built))
+
+    def failed(self) -> None:
+        if self._run.current is self:
+            self._run.attendant.stop.abandon()
+        if self.training is not None and self._built is not None:
+            self._log = asyncio.create_task(self.training.failed(InternalError("the result could not be registered")))
+
+
+class HoleWork(Work):
+    """A PREDICT inside a statement of the string: its rows are in `table` when the server comes to it, the predictions go beside it."""
+
+    def __init__(self, run: Run, shape: Decorate, query: Source) -> None:
+        super().__init__(run)
+        self.shape = shape
+        self.query = query
+        self.table = f"thanoproxy_{uuid4().hex}"
+        self._kept = [Kept(run.exchange.codec), Kept(run.exchange.codec)]
+        self._sheet: Sheet | None = None
+        self._stream: RowStream | None = None
+
+    @property
+    def steps(self) -> list[Step]:
+        return [self.timeout, self.lookup, *self._kept, self.inner, self.gate]
+
+    @property
+    def source(self) -> Source:
+        """What is sent in front of the statement around it."""
+        source = Source()
+        source.add(f"{TIMEOUT};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
+        source.extend(self.query)
+        source.add(
+            f"\n;\n{predictions_table(self.table, self.shape.names)};\n"
+            f"SELECT q.ctid, q.* FROM pg_temp.{self.table} q;\nCOPY pg_temp.{self.table}_p FROM STDIN;\n"
+        )
+        return source
+
+    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
+        found = self.lookup.rows[0] if self.lookup.rows else None
+        codec = self.exchange.codec
+        self.shape.columns(columns[1:], codec)
+        decoration = self.shape.open(found, columns[1:], codec, self.services.seal)
+        decoration.image_column += 1
+        self._sheet = Sheet(self.services.spool)
+        self._stream = RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_lines(codec))
+        self.inner.done.add_done_callback(self._stream.end)
+        return self._stream.feed
+
+    async def work(self) -> bytes | None:
+        assert self._stream is not None, "begun with the columns"
+        try:
+            await self._stream.run()
+        except BaseException:
+            self._stream.drop()
+            raise
+        if self.gate.done.done():
+            self.gate.done.result()
+        self.inner.done.result()
+        return None
+
+    async def answer(self, order: bytes | None) -> None:
+        assert self._sheet is not None, "begun with the columns"
+        async for part in self._sheet.parts():
+            self.exchange.send(messages.copy_data(part))
+            await self.exchange.upstream.drained()
+        self.exchange.send(messages.copy_done())
+
+    def refusal(self, problem: ThanoError) -> bytes:
+        return messages.copy_fail(problem.message.encode(self.exchange.codec, "replace"))
+
+    def failed(self) -> None:
+        if self._stream is not None:
+            self._stream.drop()
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            if self._sheet is not None:
+                self._sheet.close()

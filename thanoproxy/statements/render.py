@@ -1,0 +1,125 @@
+"""The text around statements of ours: with something else in their place, and with the way back to the client's positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.narrow import MARK, Need
+from thanoproxy.statements.shapes import Decorate, Hole, Nested, Rewrite
+
+__all__ = ["described", "filled", "hole_query", "narrowed", "predicted", "quoted", "rewritten", "unpredicted"]
+
+Fill = Callable[[Hole], Source]
+
+
+def quoted(name: str) -> str:
+    """`name` as a delimited identifier (sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS)."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def described(statement: Nested) -> Source:
+    """The statement as PostgreSQL can describe it before anything has run: same columns, same parameters.  To run it is an error."""
+
+    def fill(hole: Hole) -> Source:
+        if isinstance(hole.shape, Rewrite):
+            return rewritten(hole.shape)
+        query = filled(statement, *_inner_span(hole), hole.holes, fill)
+        alias = f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q"
+        return unpredicted(hole.shape, query, alias, "thanosql.unpredicted()")
+
+    return filled(statement, statement.start, statement.end, statement.holes, fill)
+
+
+def unpredicted(shape: Decorate, query: Source, alias: str = "q", value: str = "NULL::pg_catalog.text") -> Source:
+    """The rows of `query`, with `value` for predictions."""
+    added = ", ".join(f"{value} AS {quoted(name)}" for name in shape.names)
+    source = Source()
+    source.add(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
+    source.extend(query)
+    source.add(f"\n) AS {alias}")
+    return source
+
+
+def predicted(table: str, added: Sequence[str], names: Sequence[str] | None = None) -> Source:
+    """The rows of `table`, in their order, with the predictions that lie beside it.
+
+    With `names`, the table's columns are c0, c1, … and get these names; without, they have their own.
+    """
+    columns = ["q.*"] if names is None else [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)]
+    columns += [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
+    source = Source()
+    source.add(
+        f"SELECT {', '.join(columns)} FROM pg_temp.{table} q JOIN pg_temp.{table}_p p "  # noqa: S608
+        "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
+    )
+    return source
+
+
+def narrowed(query: Source, need: Need, columns: Sequence[str]) -> Source:
+    """The rows of `query` that are needed; `columns` are all of its columns' names."""
+    clauses = need.clauses({name for name in columns if columns.count(name) == 1})
+    if not clauses:
+        return query
+    source = Source()
+    source.add("SELECT * FROM (")
+    source.extend(query)
+    source.add(f"\n) AS {quoted(need.alias)}{clauses}")
+    return source
+
+
+def hole_query(statement: Nested, hole: Hole, fill: Fill) -> Source:
+    """The hole's own query, which runs before the statement around it does, with the WITH items that it names."""
+    query = filled(statement, *_inner_span(hole), hole.holes, fill)
+    if not hole.contexts:
+        return query
+    source = Source()
+    for context in hole.contexts:
+        source.add("WITH RECURSIVE " if context.recursive else "WITH ")
+        for i, (start, end) in enumerate(context.items):
+            if i:
+                source.add(", ")
+            source.extend(filled(statement, start, end, statement.holes, fill))
+        source.add(" SELECT * FROM (")
+    source.extend(query)
+    source.add("\n) AS q" * len(hole.contexts))
+    return source
+
+
+def filled(statement: Nested, start: int, end: int, holes: Sequence[Hole], fill: Fill) -> Source:
+    """The client's text from `start` to `end`, with the outermost that lie in it, of `holes` and those inside them, filled."""
+    source, at = Source(), start
+
+    def copy(until: int) -> None:
+        nonlocal at
+        source.add(statement.text[at - statement.start : until - statement.start], at)
+        at = until
+
+    for n, hole in enumerate(_within(holes, start, end)):
+        copy(hole.start)
+        source.extend(fill(hole))
+        at = hole.end
+        if hole.alias_at is not None and hole.alias_at <= end:
+            copy(hole.alias_at)
+            source.add(f" AS thanoproxy_{n}")
+    copy(end)
+    return source
+
+
+def _within(holes: Sequence[Hole], start: int, end: int) -> Iterator[Hole]:
+    for hole in holes:
+        if start <= hole.start and hole.end <= end:
+            yield hole
+        else:
+            yield from _within(hole.holes, start, end)
+
+
+def rewritten(shape: Rewrite) -> Source:
+    source = Source()
+    source.add(shape.sql)
+    return source
+
+
+def _inner_span(hole: Hole) -> tuple[int, int]:
+    assert not isinstance(hole.shape, Rewrite), "a rewrite has no query"
+    return hole.shape.inner.start, hole.shape.inner.start + len(hole.shape.inner.text)
