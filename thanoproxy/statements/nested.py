@@ -69,18 +69,17 @@ def nested(text: str, statement: Statement) -> Nested:
     first = first_hole(statement)
     assert first is not None, "asked only where there is one"
     _refuse_others(statement, first)
-    text_ = text[statement.start : statement.end]
+    holes = find_holes(text, statement.tokens, 0)
     reads = not any(token.word in _WRITES for token in statement.tokens)
-    return Nested(text_, statement.start, find_holes(text, statement.tokens, 0), _explain(statement.tokens), reads)
+    return Nested(text[statement.start : statement.end], statement.start, holes, _explain(statement.tokens), reads)
 
 
 def _refuse_others(statement: Statement, hole: Token) -> None:
     words = [token.word or token.text for token in statement.tokens[:4]]
     if words[0] in _AROUND or (words[0] == "CREATE" and "TABLE" in words):
         return
-    what = {"CREATE": "CREATE " + next((w for w in words if w in ("VIEW", "MATERIALIZED", "FUNCTION", "RULE")), "…")}.get(
-        words[0], words[0]
-    )
+    created = next((word for word in words if word in ("VIEW", "MATERIALIZED", "FUNCTION", "RULE")), "…")
+    what = f"CREATE {created}" if words[0] == "CREATE" else words[0]
     raise FeatureNotSupported(
         f"PREDICT is not supported inside {what} yet", hint="CREATE TABLE … AS PREDICT … stores predictions.", position=hole.start + 1
     )
