@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.databases import Database
-from thanoproxy.catalog.install import LATEST
+from thanoproxy.catalog.install import LATEST, MIGRATIONS
 from thanoproxy.embedded import temporary_directory
 
 COMMAND = [sys.executable, "-m", "thanoproxy"]
@@ -76,7 +76,8 @@ def test_help_ends_0(words: list[str]) -> None:
 
 def test_init(empty_database: Database) -> None:
     first = thanoproxy("init", "--upstream", empty_database.url)
-    assert (first.returncode, first.stdout) == (0, f"applied migration 1 (catalogue)\nschema thanosql is at version {LATEST}\n")
+    applied = "".join(f"applied migration {migration.version} ({migration.name})\n" for migration in MIGRATIONS)
+    assert (first.returncode, first.stdout) == (0, f"{applied}schema thanosql is at version {LATEST}\n")
     again = thanoproxy("init", THANOPROXY_UPSTREAM__URL=empty_database.url)
     assert (again.returncode, again.stdout) == (0, f"schema thanosql is at version {LATEST}, nothing to do\n")
 
