@@ -151,13 +151,19 @@ def pgbench(
     return int(processed[1]), float(tps[1])
 
 
+def rotated(targets: list[Target], turn: int) -> list[Target]:
+    """In another order each turn, so that nobody always comes behind the same one."""
+    at = turn % len(targets)
+    return targets[at:] + targets[:at]
+
+
 def measure_queries(postgres: EmbeddedPostgres, targets: list[Target], seconds: int, rounds: int) -> None:
     print(f"{'':14}{'':>12}{'tps':>10}{'p50 us':>9}{'p99 us':>9}{'CPU us/query':>14}")
     for mode in MODES:
         for clients in CLIENTS:
             key = f"{mode}_c{clients}"
-            for _ in range(rounds):
-                for target in targets:
+            for turn in range(rounds):
+                for target in rotated(targets, turn):
                     before = cpu_seconds(target.pid) if target.pid else 0.0
                     count, tps = pgbench(postgres, target, mode, clients, seconds, target.latencies.setdefault(key, []))
                     target.tps.setdefault(key, []).append(tps)
@@ -216,8 +222,8 @@ def connections(url: str) -> float:
 def measure_rates(targets: list[Target], url: Callable[[Target], str], rounds: int) -> None:
     works = {"copy_mb_s": copy_out, "select_mb_s": select_all, "connections_s": connections}
     for name, work in works.items():
-        for _ in range(rounds):
-            for target in targets:
+        for turn in range(3 * rounds):
+            for target in rotated(targets, turn):
                 target.rates.setdefault(name, []).append(timed(lambda work=work, target=target: work(url(target))))  # type: ignore[misc]
         shown = ", ".join(f"{target.name} {statistics.median(target.rates[name]):.0f}" for target in targets)
         print(f"{name:14}{shown}", flush=True)
