@@ -7,14 +7,12 @@ import random
 import socket
 import struct
 from collections.abc import AsyncIterator
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
+from tests.uncompiled import from_source, is_compiled
 from thanoproxy.session import transport as imported
 
 
@@ -48,21 +46,11 @@ class Heard(asyncio.Protocol):
         self.lost.set_result(None)
 
 
-def from_source() -> Any:
-    path = Path(imported.__file__).with_name("transport.py")
-    spec = spec_from_loader("transport_in_python", SourceFileLoader("transport_in_python", str(path)))
-    assert spec is not None, "a loader was given"
-    module = module_from_spec(spec)
-    assert spec.loader is not None, "a loader was given"
-    spec.loader.exec_module(module)
-    return module.SocketTransport
-
-
 @pytest.fixture(params=["python", "compiled", "polled"])
 def kind(request: pytest.FixtureRequest) -> Any:
     if request.param == "python":
-        return from_source()
-    if imported.__file__.endswith(".py"):
+        return from_source(imported).SocketTransport
+    if not is_compiled(imported):
         pytest.skip("not compiled: there was no C compiler at installation")
     if request.param == "compiled":
         return imported.SocketTransport

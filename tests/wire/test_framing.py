@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.uncompiled import from_source, is_compiled
 from thanoproxy.statements import MARKS
 from thanoproxy.wire import framing as imported
 from thanoproxy.wire import messages
@@ -23,30 +22,19 @@ PLAIN = query(b"SELECT 1")
 OURS = query(b"PREDICT USING m AS SELECT 1")
 
 
-def in_python() -> ModuleType:
-    """The module from its source, whatever stands compiled beside it."""
-    path = Path(imported.__file__).with_name("framing.py")
-    spec = spec_from_loader("framing_in_python", SourceFileLoader("framing_in_python", str(path)))
-    assert spec is not None, "a loader was given"
-    module = module_from_spec(spec)
-    assert spec.loader is not None, "a loader was given"
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def framing(request: pytest.FixtureRequest) -> ModuleType:
     """Everything here holds for the module as it is and as it is compiled."""
     if request.param == "python":
-        return in_python()
-    if imported.__file__.endswith(".py"):
+        return from_source(imported)
+    if not is_compiled(imported):
         pytest.skip("not compiled: there was no C compiler at installation")
     return imported
 
 
 def test_what_is_compiled_is_what_is_written() -> None:
     for name, ending in (("wire.framing", ".py"), ("wire.search", ".pyx"), ("session.transport", ".py"), ("session.polled", ".pyx")):
-        if imported.__file__.endswith(".py"):
+        if not is_compiled(imported):
             pytest.skip("not compiled: there was no C compiler at installation")
         compiled = Path(import_module(f"thanoproxy.{name}").__file__ or "")
         source = compiled.with_name(name.rpartition(".")[2] + ending)
@@ -56,7 +44,7 @@ def test_what_is_compiled_is_what_is_written() -> None:
 def frontend(framing: ModuleType) -> Any:
     owed = framing.Owed()
     owed.clear()
-    if framing is imported and not imported.__file__.endswith(".py"):
+    if framing is imported and is_compiled(imported):
         return import_module("thanoproxy.wire.search").SearchingWalk(owed, MARKS)
     return framing.FrontendWalk(owed, MARKS)
 
@@ -138,7 +126,7 @@ class TestFrontend:
 
 @given(st.lists(st.sampled_from([*(mark.decode() for mark in MARKS), "predict", "Mode", "l", " ", "i", "mage", "E", "é", "\0", "P"])))
 def test_the_search_in_c_finds_what_the_one_in_python_finds(words: list[str]) -> None:
-    if imported.__file__.endswith(".py"):
+    if not is_compiled(imported):
         pytest.skip("not compiled: there was no C compiler at installation")
     text = "".join(words).encode()
     walk = import_module("thanoproxy.wire.search").SearchingWalk(imported.Owed(), MARKS)

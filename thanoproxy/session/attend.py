@@ -422,8 +422,9 @@ class Attendant:
         missing = store.not_installed(fields.sqlstate, fields.text, self.identity.database)
         if missing is not None:
             return messages.read_error(messages.error_response(missing, encoding=self.exchange.codec)[5:])
-        known = source is not None and fields.position is not None
-        return fields.with_position(source.position(fields.position) if known else None)  # type: ignore[union-attr, arg-type]
+        if source is None or fields.position is None:
+            return fields.with_position(None)
+        return fields.with_position(source.position(fields.position))
 
     def concerns(self, kind: int, data: bytes, start: int, end: int) -> bool:
         """Whether a message that the relay is about to pass on uses a name that stands for a statement or portal of ours."""

@@ -69,8 +69,6 @@ def unnested(first: int, names: Sequence[str], types: Sequence[str], added: Sequ
     selected += [f"u.c{len(names) + i} AS {quoted(name)}" for i, name in enumerate(added)]
     functions = ", ".join(f"pg_catalog.unnest(${first + i})" for i in range(count))
     columns = ", ".join(f"c{i}" for i in range(count))
-    source = Source()
-    source.add(
+    return Source(
         f"SELECT {', '.join(selected)} FROM ROWS FROM ({functions}) WITH ORDINALITY AS u({columns}, n) ORDER BY u.n"  # noqa: S608
     )
-    return source

@@ -145,30 +145,27 @@ class Exchange:
 
     async def parameter_types(self, name: bytes) -> tuple[int, ...]:
         """The types of a prepared statement's parameters."""
-        collect = Collect(frozenset(b"Tn"), self._future())
-        self.pipeline.expect(collect)
-        self.send(messages.describe(b"S", name) + messages.FLUSH)
-        await self.finish(collect)
-        return messages.read_parameter_description(collect.frames[0][1])
+        (_, parameters), _ = await self._described(messages.describe(b"S", name))
+        return messages.read_parameter_description(parameters)
 
     async def columns(self, sql: str, types: tuple[int, ...]) -> tuple[Column, ...] | None:
         """The columns of a query that is not run; None if it gives no rows."""
-        collect = Collect(frozenset(b"Tn"), self._future())
-        self.pipeline.expect(collect)
         parse = messages.parse(messages.Parse(PRIVATE, sql.encode(self.codec), types))
-        self.send(_CLOSE_PRIVATE + parse + messages.describe(b"S", PRIVATE) + messages.FLUSH)
-        await self.finish(collect)
-        kind, body = collect.frames[-1]
+        *_, (kind, body) = await self._described(_CLOSE_PRIVATE + parse + messages.describe(b"S", PRIVATE))
         return messages.read_row_description(body) if kind == ord("T") else None
 
     async def describe(self, name: bytes) -> tuple[Column, ...] | None:
         """The columns of a prepared statement; None if it gives no rows."""
+        *_, (kind, body) = await self._described(messages.describe(b"S", name))
+        return messages.read_row_description(body) if kind == ord("T") else None
+
+    async def _described(self, data: bytes) -> list[tuple[int, bytes]]:
+        """The replies to `data`, which ends in a Describe of a statement: the parameters, then the columns (or that there are none)."""
         collect = Collect(frozenset(b"Tn"), self._future())
         self.pipeline.expect(collect)
-        self.send(messages.describe(b"S", name) + messages.FLUSH)
+        self.send(data + messages.FLUSH)
         await self.finish(collect)
-        kind, body = collect.frames[-1]
-        return messages.read_row_description(body) if kind == ord("T") else None
+        return collect.frames
 
     async def swallow(self, data: bytes, ends: bytes, count: int = 1) -> None:
         """Send messages of ours and drop their replies.  Raises `UpstreamError`."""

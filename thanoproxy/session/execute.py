@@ -22,8 +22,9 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.pipeline import Rows, SegmentFailed, UpstreamError
 from thanoproxy.wire.values import encode_value
 
-__all__ = ["Identity", "Stop", "collect", "decorate", "open_decoration", "pump", "result_row", "seconds_of", "statement_timeout"]
+__all__ = ["TIMEOUT", "Identity", "Stop", "collect", "decorate", "open_decoration", "pump", "result_row", "seconds_of", "statement_timeout"]
 
+TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
 _ABANDONED = "failure of the server"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -190,7 +191,7 @@ async def statement_timeout(exchange: Exchange) -> float:
 
     PostgreSQL's own timer stops with its last row, so our part is timed by us.
     """
-    rows = await exchange.ask("SELECT pg_catalog.current_setting('statement_timeout')")
+    rows = await exchange.ask(TIMEOUT)
     return seconds_of(rows[0][0] or "0")
 
 

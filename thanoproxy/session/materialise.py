@@ -119,7 +119,7 @@ class _Materialisation:
             self.lines.append(f"{title}: each row of its query{need.clauses(names)}")
             return unpredicted(shape, query)
         if await self._read_only():
-            return await self._in_parameters(shape, decoration, query, columns)
+            return await self._in_parameters(shape, decoration, query, columns, names)
         table, plan = await self._keep(query, names)
         started = time.perf_counter()
         stream = await self._predict(table, decoration, shape.names)
@@ -132,31 +132,35 @@ class _Materialisation:
     async def _read_only(self) -> bool:
         return await self.exchange.ask("SELECT pg_catalog.current_setting('transaction_read_only')") == [["on"]]
 
-    async def _in_parameters(self, shape: Decorate, decoration: Decoration, query: Source, columns: Sequence[Column]) -> Source:
-        exchange = self.exchange
+    async def _in_parameters(
+        self, shape: Decorate, decoration: Decoration, query: Source, columns: Sequence[Column], names: Sequence[str]
+    ) -> Source:
         if self.statement.text[:4].upper() == "COPY":
             raise FeatureNotSupported(
                 "COPY of predictions needs temporary tables, which a read-only transaction refuses",
                 hint="Write PREDICT USING model AS query by itself.",
             )
-        types = [row[0] or "" for row in await exchange.ask(type_names(columns))]
-        begin = messages.parse(messages.Parse(_ROWS, query.text.encode(exchange.codec), self.bound.types))
-        await exchange.swallow(_CLOSE_ROWS + begin + messages.bind(messages.Bind(_ROWS, _ROWS, self.bound.parameters)), b"312", 4)
+        types = [row[0] or "" for row in await self.exchange.ask(type_names(columns))]
         sheet = Columns(len(columns) + len(shape.names))
-        stream = RowStream(decoration, self.attendant.services.pool, exchange.upstream, sheet, sheet.take)
-        await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
-        await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+        stream = RowStream(decoration, self.attendant.services.pool, self.exchange.upstream, sheet, sheet.take)
+        await self._read(query.text, self.bound, stream)
         first = len(self.bound.types) + 1
         self.bound = self.bound.extended(sheet.arrays())
-        return unnested(first, [column.name.decode(exchange.codec, "replace") for column in columns], types, shape.names)
+        return unnested(first, names, types, shape.names)
+
+    async def _read(self, sql: str, bound: Bound, stream: RowStream) -> None:
+        """See the rows of `sql` through `stream`."""
+        exchange = self.exchange
+        parse = messages.parse(messages.Parse(_ROWS, sql.encode(exchange.codec), bound.types))
+        await exchange.swallow(_CLOSE_ROWS + parse + messages.bind(messages.Bind(_ROWS, _ROWS, bound.parameters)), b"312", 4)
+        await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
+        await exchange.swallow(_CLOSE_ROWS, b"3", 2)
 
     async def _keep(self, query: Source, names: Sequence[str]) -> tuple[str, list[str]]:
         """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
         table = f"thanoproxy_{uuid4().hex}"
         columns = ", ".join(f"c{i}" for i in range(len(names)))
-        create = Source()
-        if self.statement.explain is not None:
-            create.add("EXPLAIN ANALYZE ")
+        create = Source("" if self.statement.explain is None else "EXPLAIN ANALYZE ")
         create.add(f"CREATE TEMPORARY TABLE {table} ({columns}) ON COMMIT DROP AS ")
         create.extend(query)
         try:
@@ -173,12 +177,9 @@ class _Materialisation:
         self.tables.append(f"{table}_p")
         sql = f"SELECT q.ctid, q.c{decoration.image_column} FROM pg_temp.{table} q"  # noqa: S608
         decoration.image_column = 1
-        begin = messages.parse(messages.Parse(_ROWS, sql.encode("ascii"))) + messages.bind(messages.Bind(_ROWS, _ROWS, b""))
-        await exchange.swallow(_CLOSE_ROWS + begin, b"312", 4)
         with closing(Sheet(services.spool)) as sheet:
             stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_lines(exchange.codec))
-            await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
-            await exchange.swallow(_CLOSE_ROWS, b"3", 2)
+            await self._read(sql, Bound(), stream)
             await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
         return stream
 

@@ -40,12 +40,7 @@ class StatementOfOurs:
         """What the server judges, and which of it is the client's own text, for the positions in its errors."""
         if isinstance(self.shape, Nested):
             return described(self.shape)
-        source = Source()
-        if isinstance(self.shape, Rewrite):
-            source.add(self.shape.sql)
-        else:
-            source.add(self.shape.inner.text, self.shape.inner.start)
-        return source
+        return Source(self.shape.sql) if isinstance(self.shape, Rewrite) else Source(self.shape.inner.text, self.shape.inner.start)
 
     def added(self) -> tuple[Column, ...]:
         """The columns of ours behind the inner ones."""

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import FeatureNotSupported
+from thanoproxy.session.execute import TIMEOUT
 from thanoproxy.session.retag import retag
 from thanoproxy.session.steps import Kept, Relayed, Script, Step
-from thanoproxy.session.works import TIMEOUT, CollectWork, DecorateWork, HoleWork, Work
+from thanoproxy.session.works import CollectWork, DecorateWork, HoleWork, Work
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, predicted, rewritten, unpredicted

@@ -11,7 +11,7 @@ from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import TrainingRun
 from thanoproxy.session.decorate import RowStream
-from thanoproxy.session.execute import result_row, seconds_of
+from thanoproxy.session.execute import TIMEOUT, result_row, seconds_of
 from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
 from thanoproxy.sql.source import Source
@@ -23,9 +23,8 @@ from thanoproxy.workers import jobs
 if TYPE_CHECKING:
     from thanoproxy.session.script import Run
 
-__all__ = ["TIMEOUT", "CollectWork", "DecorateWork", "HoleWork", "Work"]
+__all__ = ["CollectWork", "DecorateWork", "HoleWork", "Work"]
 
-TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
 _TICK = 1.0
 
 
@@ -109,21 +108,19 @@ class Work:
         await asyncio.wait([self.gate.done])
 
 
-class DecorateWork(Work):
+class RowsWork(Work):
+    """A statement whose rows go through the workers, in the stream that `begin` makes."""
+
     def __init__(self, run: Run, shape: Decorate) -> None:
         super().__init__(run)
         self.shape = shape
         self.stream: RowStream | None = None
 
-    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
-        found = self.lookup.rows[0] if self.lookup.rows else None
-        codec = self.exchange.codec
-        decoration = self.shape.open(found, columns, codec, self.services.seal)
-        described = messages.row_description((*columns, *self.shape.columns(columns, codec)))
-        self.stream = RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client)
-        self.inner.done.add_done_callback(self.stream.end)
-        self.exchange.client.write(described)
-        return self.stream.feed
+    def flow(self, stream: RowStream) -> Callable[[bytes], None]:
+        """The inner query's rows go into `stream`; return by which way."""
+        self.stream = stream
+        self.inner.done.add_done_callback(stream.end)
+        return stream.feed
 
     async def work(self) -> bytes | None:
         assert self.stream is not None, "begun with the columns"
@@ -135,12 +132,28 @@ class DecorateWork(Work):
         if self.gate.done.done():
             self.gate.done.result()
         self.inner.done.result()
-        self.exchange.client.write(self.inner.tag)
         return None
 
     def failed(self) -> None:
         if self.stream is not None:
             self.stream.drop()
+
+
+class DecorateWork(RowsWork):
+    """A PREDICT: its rows go on to the client."""
+
+    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
+        found = self.lookup.rows[0] if self.lookup.rows else None
+        codec = self.exchange.codec
+        decoration = self.shape.open(found, columns, codec, self.services.seal)
+        described = messages.row_description((*columns, *self.shape.columns(columns, codec)))
+        self.exchange.client.write(described)
+        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client))
+
+    async def work(self) -> bytes | None:
+        await super().work()
+        self.exchange.client.write(self.inner.tag)
+        return None
 
 
 class CollectWork(Work):
@@ -200,17 +213,15 @@ class CollectWork(Work):
             self._log = asyncio.create_task(self.training.failed(InternalError("the result could not be registered")))
 
 
-class HoleWork(Work):
+class HoleWork(RowsWork):
     """A PREDICT inside a statement of the string: its rows are in `table` when the server comes to it, the predictions go beside it."""
 
     def __init__(self, run: Run, shape: Decorate, query: Source) -> None:
-        super().__init__(run)
-        self.shape = shape
+        super().__init__(run, shape)
         self.query = query
         self.table = f"thanoproxy_{uuid4().hex}"
         self._kept = [Kept(run.exchange.codec), Kept(run.exchange.codec)]
         self._sheet: Sheet | None = None
-        self._stream: RowStream | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -219,8 +230,7 @@ class HoleWork(Work):
     @property
     def source(self) -> Source:
         """What is sent in front of the statement around it."""
-        source = Source()
-        source.add(f"{TIMEOUT};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
+        source = Source(f"{TIMEOUT};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
         source.extend(self.query)
         source.add(
             f"\n;\n{predictions_table(self.table, self.shape.names)};\n"
@@ -235,21 +245,7 @@ class HoleWork(Work):
         decoration = self.shape.open(found, columns[1:], codec, self.services.seal)
         decoration.image_column += 1
         self._sheet = Sheet(self.services.spool)
-        self._stream = RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_lines(codec))
-        self.inner.done.add_done_callback(self._stream.end)
-        return self._stream.feed
-
-    async def work(self) -> bytes | None:
-        assert self._stream is not None, "begun with the columns"
-        try:
-            await self._stream.run()
-        except BaseException:
-            self._stream.drop()
-            raise
-        if self.gate.done.done():
-            self.gate.done.result()
-        self.inner.done.result()
-        return None
+        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_lines(codec)))
 
     async def answer(self, order: bytes | None) -> None:
         assert self._sheet is not None, "begun with the columns"
@@ -260,10 +256,6 @@ class HoleWork(Work):
 
     def refusal(self, problem: ThanoError) -> bytes:
         return messages.copy_fail(problem.message.encode(self.exchange.codec, "replace"))
-
-    def failed(self) -> None:
-        if self._stream is not None:
-            self._stream.drop()
 
     async def run(self) -> None:
         try:

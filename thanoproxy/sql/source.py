@@ -6,10 +6,10 @@ __all__ = ["Source"]
 
 
 class Source:
-    """The text that is sent, and where each piece of it comes from in the client's."""
+    """The text that is sent, and where each piece of it comes from in the client's; it begins as `add` goes on."""
 
-    def __init__(self) -> None:
-        self.pieces: list[tuple[str, int | None]] = []
+    def __init__(self, text: str = "", start: int | None = None) -> None:
+        self.pieces: list[tuple[str, int | None]] = [(text, start)] if text else []
 
     def add(self, text: str, start: int | None = None) -> None:
         """Append `text`; `start` is its 0-based offset in the client's text, None if it is ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from thanoproxy.sql.source import Source
@@ -34,8 +35,7 @@ def described(statement: Nested) -> Source:
 def unpredicted(shape: Decorate, query: Source, alias: str = "q", value: str = "NULL::pg_catalog.text") -> Source:
     """The rows of `query`, with `value` for predictions."""
     added = ", ".join(f"{value} AS {quoted(name)}" for name in shape.names)
-    source = Source()
-    source.add(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
+    source = Source(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
     source.extend(query)
     source.add(f"\n) AS {alias}")
     return source
@@ -48,21 +48,18 @@ def predicted(table: str, added: Sequence[str], names: Sequence[str] | None = No
     """
     columns = ["q.*"] if names is None else [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)]
     columns += [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
-    source = Source()
-    source.add(
+    return Source(
         f"SELECT {', '.join(columns)} FROM pg_temp.{table} q JOIN pg_temp.{table}_p p "  # noqa: S608
         "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
     )
-    return source
 
 
 def narrowed(query: Source, need: Need, columns: Sequence[str]) -> Source:
     """The rows of `query` that are needed; `columns` are all of its columns' names."""
-    clauses = need.clauses({name for name in columns if columns.count(name) == 1})
+    clauses = need.clauses({name for name, times in Counter(columns).items() if times == 1})
     if not clauses:
         return query
-    source = Source()
-    source.add("SELECT * FROM (")
+    source = Source("SELECT * FROM (")
     source.extend(query)
     source.add(f"\n) AS {quoted(need.alias)}{clauses}")
     return source
@@ -115,9 +112,7 @@ def _within(holes: Sequence[Hole], start: int, end: int) -> Iterator[Hole]:
 
 
 def rewritten(shape: Rewrite) -> Source:
-    source = Source()
-    source.add(shape.sql)
-    return source
+    return Source(shape.sql)
 
 
 def _inner_span(hole: Hole) -> tuple[int, int]:
