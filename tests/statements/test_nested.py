@@ -201,6 +201,8 @@ REFUSED: list[tuple[str, type[ThanoError], str, str]] = [
     ("SELECT 1 UNION ALL PREDICT USING m AS SELECT 1", SyntaxProblem, "PREDICT", "parentheses"),
     ("SELECT * FROM (PREDICT USING m OPTIONS (x=1) AS SELECT 1) t", SyntaxProblem, "x=1", "unknown option"),
     ("SELECT * FROM (PREDICT USING m SELECT 1) t", SyntaxProblem, "SELECT 1", "expected AS"),
+    ("SELECT * FROM (PREDICT USING m AS SELECT 1; SELECT 2", SyntaxProblem, "; SELECT 2", "near"),
+    ("PREDICT USING m AS SELECT (1; SELECT 2", SyntaxProblem, "; SELECT 2", "near"),
     ("SELECT * FROM (PREDICT USING m AS) t", SyntaxProblem, ") t", "a query after AS"),
     ("SELECT * FROM (PREDICT USING m AS SELECT 1) a, (PREDICT USING m AS DROP TABLE x) b", SyntaxProblem, "DROP", "a query"),
 ]

@@ -39,6 +39,12 @@ class Statement(NamedTuple):
     def end(self) -> int:
         return self.tokens[-1].end
 
+    def check_closed(self) -> None:
+        """Raise `SyntaxProblem` where a semicolon stands in parentheses that nobody closed, as the server's parser does."""
+        for token in self.tokens:
+            if token.text == ";":
+                raise SyntaxProblem('syntax error at or near ";"', hint="A parenthesis before it is not closed.", position=token.start + 1)
+
     def words(self, count: int) -> tuple[str, ...]:
         return tuple(token.word for token in self.tokens[:count])
 

@@ -145,6 +145,7 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     words = _key(statement, STATEMENTS)
     if words is None:
         return None if first_hole(statement) is None else nested(text, statement)
+    statement.check_closed()
     cursor = Cursor(text, statement)
     cursor.at = 1
     shape = STATEMENTS[words](cursor)

@@ -69,6 +69,7 @@ def nested(text: str, statement: Statement) -> Nested:
     first = first_hole(statement)
     assert first is not None, "asked only where there is one"
     _refuse_others(statement, first)
+    statement.check_closed()
     holes = find_holes(text, statement.tokens, 0)
     reads = not any(token.word in _WRITES for token in statement.tokens)
     return Nested(text[statement.start : statement.end], statement.start, holes, _explain(statement.tokens), reads)
