@@ -16,7 +16,9 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
+from thanoproxy.catalog.saved import SavedViews
 from thanoproxy.catalog.seal import open_seal
 from thanoproxy.catalog.service import Service
 from thanoproxy.config import Settings
@@ -25,6 +27,7 @@ from thanoproxy.session.door import Refused, greet, refusal
 from thanoproxy.session.leg import Farewells, Leg
 from thanoproxy.session.listener import Listener, listen
 from thanoproxy.session.login import relay_login, scram_login
+from thanoproxy.session.names import Names
 from thanoproxy.session.relay import Relay
 from thanoproxy.session.services import Services
 from thanoproxy.session.upstream import Upstream
@@ -75,6 +78,9 @@ class Server:
         self.pool = make_pool(settings) if shared is None else shared.pool
         self._database = address.database or address.user or ""
         self._log = Service(settings.upstream.required_url)
+        self._views = SavedViews(settings.upstream.required_url)
+        self._names: WeakValueDictionary[str, Names] = WeakValueDictionary()
+        self._kept_names: dict[str, Names] = {}  # of databases that exist: anybody can ask for others
         folder = None if shared is None else shared.folder
         self._spool = tempfile.TemporaryDirectory(prefix="thanoproxy-", dir=folder, ignore_cleanup_errors=True)
         self._services: Services | None = None
@@ -96,7 +102,7 @@ class Server:
         self._listener = self._listener or Listener(listen(self.address))
         self.address = self._listener.address
         await self.pool.start()
-        self._services = Services(self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name))
+        self._services = Services(self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name), self._names_of)
         if self._database:
             await self._log.start(self._database)
         self._accepting = asyncio.create_task(self._accept(self._listener))
@@ -136,6 +142,7 @@ class Server:
             self._listener.close()
         await self._drain()
         await self.pool.close()
+        await self._views.close()
         await self._log.close()
         if self._verifiers is not None:
             await self._verifiers.close()
@@ -233,12 +240,20 @@ class Server:
         leg.release(relay.client)
 
     def _remember(self, relay: Relay) -> None:
+        """The server has let the client in."""
         self._keys[relay.identity.backend_pid, relay.identity.key] = relay
+        database = relay.identity.database
+        names = self._kept_names[database] = self._names_of(database)
+        self._views.enter(database, names.heard)
+
+    def _names_of(self, database: str) -> Names:
+        return self._names.setdefault(database, Names())
 
     def _forget(self, relay: Relay) -> None:
         self._farewells.add(relay.client, relay.upstream)
         self._sessions.discard(relay)
-        self._keys.pop((relay.identity.backend_pid, relay.identity.key), None)
+        if self._keys.pop((relay.identity.backend_pid, relay.identity.key), None) is not None:
+            self._views.leave(relay.identity.database)
         self._count()
 
     async def _cancel_running(self, relay: Relay) -> None:

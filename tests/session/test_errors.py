@@ -52,7 +52,13 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
     ("PREDICT USING colours AS SELECT '/etc/absent' AS image", "58P01", None, "/etc/absent", None),
     ("PREDICT USING colours AS SELECT 'readme.txt' AS image", "22P03", None, "readme.txt", None),
     ("PREDICT USING colours AS SELECT '\\xff00'::bytea AS image", "22P03", None, "image", None),
-    ("CREATE VIEW v AS PREDICT USING colours AS SELECT image FROM pictures", "0A000", "PREDICT", "inside CREATE VIEW", "CREATE TABLE"),
+    (
+        "CREATE RULE r AS ON DELETE TO kept DO INSTEAD SELECT * FROM (PREDICT USING colours AS TABLE pictures) t",
+        "0A000",
+        "PREDICT",
+        "inside CREATE RULE",
+        "CREATE TABLE",
+    ),
     ("EVALUATE USING colours AS SELECT * FROM pictures", "0A000", "EVALUATE", "not supported yet", None),
 ]
 

@@ -45,8 +45,8 @@ def frontend(framing: ModuleType) -> Any:
     owed = framing.Owed()
     owed.clear()
     if framing is imported and is_compiled(imported):
-        return import_module("thanoproxy.wire.search").SearchingWalk(owed, MARKS)
-    return framing.FrontendWalk(owed, MARKS)
+        return framing.FrontendWalk(owed, import_module("thanoproxy.wire.search").SearchedMarks(MARKS))
+    return framing.FrontendWalk(owed, framing.Marks(MARKS))
 
 
 def feed(walk: Any, chunks: list[bytes]) -> bytes:
@@ -129,8 +129,11 @@ def test_the_search_in_c_finds_what_the_one_in_python_finds(words: list[str]) ->
     if not is_compiled(imported):
         pytest.skip("not compiled: there was no C compiler at installation")
     text = "".join(words).encode()
-    walk = import_module("thanoproxy.wire.search").SearchingWalk(imported.Owed(), MARKS)
-    assert walk.marked(b"PREDICT" + text + b"MODEL", 7, 7 + len(text)) == imported.holds(text, MARKS)
+    data = b"PREDICT" + text + b"MODEL"
+    for marks in (imported.Marks(MARKS), import_module("thanoproxy.wire.search").SearchedMarks(MARKS)):
+        assert marks.found(data, 7, 7 + len(text)) == any(mark in text.upper() for mark in MARKS)
+        marks.change((b"\xc3\xa9",))
+        assert marks.found(data, 7, 7 + len(text)) == ("é" in "".join(words))
 
 
 class TestBackend:

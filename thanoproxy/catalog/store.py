@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import binascii
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from thanoproxy.catalog.quote import ascii_json, copy_line, literal
 from thanoproxy.catalog.records import ModelRecord
+from thanoproxy.catalog.saved import CHANNEL
 from thanoproxy.errors import InternalError, NotInstalled, ThanoError
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "read_model",
     "register_model",
     "reserve_model",
+    "saved_views",
+    "view_saved",
 ]
 
 GATE = "COPY thanosql.gate (action, payload) FROM STDIN"
@@ -99,6 +103,23 @@ def drop_model(name: str, if_exists: bool) -> str:
 def list_models() -> str:
     """A query for the models that the role may use; it may stand in parentheses, too."""
     return f"SELECT {', '.join(f'm.{column}' for column in LISTED)} FROM thanosql.models m ORDER BY m.name"  # noqa: S608
+
+
+def saved_views(written: Sequence[str]) -> str:
+    """A query for those of these names, as written in SQL, that are views with predictions: the name, the definition, the view's own
+    name, and whether the role may read it."""
+    names = ", ".join(literal(name) for name in written)
+    return (
+        "SELECT r.name, s.definition, c.relname, "  # noqa: S608
+        "pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.unnest(ARRAY[" + names + "]::pg_catalog.text[]) r(name) "
+        "JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(r.name)::pg_catalog.oid "
+        "JOIN thanosql.saved_view s ON s.view::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid"
+    )
+
+
+def view_saved() -> str:
+    """Tells every proxy, once the transaction is committed, that there is another view with predictions."""
+    return f"SELECT pg_catalog.pg_notify({literal(CHANNEL)}, '')"
 
 
 def gate_row(action: str, payload: str | None = None) -> bytes:

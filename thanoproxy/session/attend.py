@@ -32,6 +32,7 @@ from typing import TypeVar
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.session import saved
 from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
@@ -39,12 +40,12 @@ from thanoproxy.session.leftovers import Leftovers
 from thanoproxy.session.lone import run_lone
 from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
+from thanoproxy.session.reading import Reader
 from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_together, run_script
 from thanoproxy.session.services import Services
 from thanoproxy.sql.source import Source
-from thanoproxy.statements import Part
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Shape, decorates
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Save, Shape, decorates
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
 from thanoproxy.wire.messages import ErrorFields
@@ -54,7 +55,7 @@ __all__ = ["Attendant"]
 
 _Named = TypeVar("_Named")
 _INBOX_LIMIT = 1 << 20
-_IDLE = ord("I")
+_IDLE, _FAILED = b"IE"
 
 
 class ClientGone(Exception):
@@ -64,9 +65,7 @@ class ClientGone(Exception):
 class Attendant:
     """Attends to one session's messages while anything of ours is in flight on it."""
 
-    def __init__(
-        self, exchange: Exchange, services: Services, identity: Identity, stop: Stop, read: Callable[[bytes], list[Part] | None]
-    ) -> None:
+    def __init__(self, exchange: Exchange, services: Services, identity: Identity, stop: Stop, reader: Reader) -> None:
         self.exchange = exchange
         self.services = services
         self.identity = identity
@@ -78,8 +77,9 @@ class Attendant:
         self.inbox = bytearray()
         self.eof = False
         self.observe: Callable[[int, bytes], None] = lambda _kind, _frame: None
-        self._read = read
-        self._synced = True
+        self.reader = reader
+        self.expansion: Source | None = None
+        self._synced = self._fresh = True
         self._waiting: asyncio.Future[None] | None = None
         self._handlers: dict[int, Callable[[bytes], Awaitable[None]]] = {
             ord("Q"): self._query,
@@ -140,7 +140,8 @@ class Attendant:
                 raise ClientGone
             if self.exchange.pipeline.skipping and kind != ord("S"):
                 continue
-            self._synced = kind in b"QS"
+            self._fresh, self._synced = self._synced, kind in b"QS"
+            self.expansion = None
             try:
                 await self._handlers.get(kind, self._plain)(frame)
             except SegmentFailed:
@@ -200,26 +201,26 @@ class Attendant:
         self.portals.pop(b"", None)
         await self._settled()
         try:
-            text = await self._query_text(frame)
-            parts = self._read(text)
+            text = await self._expanded(await self._query_text(frame))
+            parts = self.reader.read(text)
             refuse_together(parts or ())
         except ThanoError as problem:
             await self.fail(problem)
             self.exchange.sync()
             return
         except UpstreamError as problem:
-            self.exchange.refuse(problem.fields)
+            self.exchange.refuse(problem.fields.with_position(None))
             self.exchange.sync()
             return
         if parts is None:
             self.exchange.pipeline.expect(Ready(self.exchange.client.write, sync=False))
             self.exchange.send(frame)
         elif len(parts) > 1 or parts[0].shape is None:
-            await run_script(self, frame[5:-1].decode(self.exchange.codec), parts)
+            await run_script(self, text.decode(self.exchange.codec), parts)
         elif isinstance(parts[0].shape, Prepare):
             await run_prepare(self, parts[0].shape)
         else:
-            await run_lone(self, parts[0].shape, first=text == frame[5:-1])
+            await run_lone(self, parts[0].shape, first=self.expansion is not None or text == frame[5:-1])
 
     async def _query_text(self, frame: bytes) -> bytes:
         """The text of a Query; an EXECUTE of ours is that statement, written out."""
@@ -230,13 +231,28 @@ class Attendant:
                 return written.encode(self.exchange.codec)
         return text
 
+    async def _expanded(self, text: bytes) -> bytes:
+        """The text with the views in it that hold predictions written out."""
+        if self.exchange.pipeline.status == _FAILED or not self.reader.may_mention(text):
+            return text
+        await self._settled()
+        alone = self._fresh and self.exchange.pipeline.status == _IDLE
+        try:
+            self.expansion = await saved.written_out(self, text)
+        finally:
+            if alone and not self.exchange.pipeline.skipping:
+                # What the client sends must not find itself in a transaction of ours (VACUUM, isolation levels).
+                await self.exchange.end_own()
+        return text if self.expansion is None else self.expansion.text.encode(self.exchange.codec)
+
     async def _parse(self, frame: bytes) -> None:
         try:
             parse = messages.read_parse(frame[5:])
         except ProtocolViolation:
             self._forward(frame)  # the server says what is wrong with it
             return
-        parts = self._read(parse.text)
+        text = await self._expanded(parse.text)
+        parts = self.reader.read(text)
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
@@ -244,8 +260,11 @@ class Attendant:
             raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:
             raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
-        ours = StatementOfOurs(parts[0].shape, self.exchange.codec, body=parse.text.decode(self.exchange.codec))
-        await self.check_model(parts[0].shape)
+        ours = StatementOfOurs(parts[0].shape, self.exchange.codec, body=text.decode(self.exchange.codec), expansion=self.expansion)
+        if isinstance(ours.shape, Save):
+            await saved.check(self, ours.shape)
+        else:
+            await self.check_model(ours.shape)
         self._forward(
             messages.parse(messages.Parse(parse.name, ours.text, parse.types)),
             _set(self.statements, parse.name, ours),
@@ -262,10 +281,13 @@ class Attendant:
         if ours is None:
             self._forward(frame, _set(self.portals, bind.portal, None))
             return
+        self.expansion = ours.expansion
+        if isinstance(ours.shape, Save):
+            await self.announce(ours.shape)
         if isinstance(ours.shape, Nested):
             await self._bind_nested(ours.shape, bind)
             return
-        if not isinstance(ours.shape, Rewrite):
+        if not isinstance(ours.shape, Rewrite | Save):
             await self.describe_inner(ours, bind.statement)
         formats = bind_formats(ours, bind.result_formats)
         portal = PortalOfOurs(ours, bind.result_formats)
@@ -306,7 +328,7 @@ class Attendant:
             ours = await self.ours(name)
         elif name in self.portals:
             ours, formats = self.portals[name].statement, self.portals[name].formats
-        if ours is None or isinstance(ours.shape, Rewrite | Nested):
+        if ours is None or isinstance(ours.shape, Rewrite | Nested | Save):
             self._forward(frame, source=None if ours is None else ours.source)
             return
         await self.describe_inner(ours, name if kind == b"S" else None)
@@ -327,6 +349,10 @@ class Attendant:
             self.exchange.forward(frame, REPLY_ENDS[ord("E")], self._explained.pop(name, None))
             return
         shape = portal.statement.shape
+        self.expansion = portal.statement.expansion
+        if isinstance(shape, Save):
+            self._forward(frame, source=portal.statement.source)
+            return
         if isinstance(shape, Rewrite):
             self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape.tag))
             return
@@ -361,6 +387,11 @@ class Attendant:
 
     # What the handlers share.
 
+    async def announce(self, shape: Save) -> None:
+        """There will be a view that holds predictions: for this front from now on, for others once it is committed."""
+        self.reader.names.add([shape.name])
+        await self.exchange.ask(store.view_saved())
+
     async def check_model(self, shape: Shape) -> None:
         """A model that does not exist is known when the statement is prepared, as a table would be."""
         for decorate_ in decorates(shape):
@@ -372,7 +403,7 @@ class Attendant:
         if ours.inner is None and name is not None:
             columns = await self.exchange.describe(name)
             if columns is None:
-                assert not isinstance(ours.shape, Rewrite | Nested), "these have no inner query"
+                assert not isinstance(ours.shape, Rewrite | Nested | Save), "these have no inner query"
                 raise SyntaxProblem("the query after AS returns no rows", position=ours.shape.inner.start + 1)
             ours.inner = columns
             try:
@@ -401,6 +432,8 @@ class Attendant:
         await self.exchange.settle()
 
     async def fail(self, error: ThanoError) -> None:
+        if error.position is not None and self.expansion is not None:
+            error.position = self.expansion.position(error.position)
         try:
             await self.exchange.fail(error)
         except SegmentFailed:
@@ -408,6 +441,8 @@ class Attendant:
 
     def _forward(self, data: bytes, undo: Callable[[], None] | None = None, source: Source | None = None) -> None:
         """Send a message whose reply is the client's; `undo` takes back what was assumed, if the server refuses it."""
+        if source is not None:
+            self.traced(source)
 
         def rewrite(kind: int, frame: bytes) -> bytes:
             if kind == ord("E") and source is not None:
@@ -424,7 +459,12 @@ class Attendant:
             return messages.read_error(messages.error_response(missing, encoding=self.exchange.codec)[5:])
         if source is None or fields.position is None:
             return fields.with_position(None)
-        return fields.with_position(source.position(fields.position))
+        return fields.with_position(self.traced(source).position(fields.position))
+
+    def traced(self, source: Source) -> Source:
+        """`source`, made of the text that is being attended to, with the way back to what the client wrote."""
+        source.outer = source.outer or self.expansion
+        return source
 
     def concerns(self, kind: int, data: bytes, start: int, end: int) -> bool:
         """Whether a message that the relay is about to pass on uses a name that stands for a statement or portal of ours."""

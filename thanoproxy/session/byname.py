@@ -21,7 +21,7 @@ __all__ = ["run_prepare", "written_out"]
 async def run_prepare(attendant: Attendant, prepare: Prepare) -> None:
     """Prepare it upstream in a form that can be described; its ReadyForQuery is on its way when this returns."""
     exchange = attendant.exchange
-    ours = StatementOfOurs(prepare.shape, exchange.codec, body=prepare.body)
+    ours = StatementOfOurs(prepare.shape, exchange.codec, body=prepare.body, expansion=attendant.expansion)
     source = ours.source
     text = f"{prepare.head} {source.text}\n{ours.marker}"
     try:

@@ -90,6 +90,12 @@ class Exchange:
         self.pipeline.expect(Ready(self.client.write, sync=True))
         self.send(messages.SYNC)
 
+    async def end_own(self) -> None:
+        """End the transaction that questions of ours began; the client has none, and hears nothing of it."""
+        self.pipeline.expect(Ready(_unseen, sync=True))
+        self.send(messages.SYNC)
+        await self._until_idle()
+
     async def settle(self) -> None:
         """Return when every reply owed so far has gone its way.  Raises `SegmentFailed` if one of them was an error."""
         if self.pipeline.queue:
@@ -253,6 +259,10 @@ class Exchange:
 
 
 def _ignore(_: int, __: bytes) -> None:
+    pass
+
+
+def _unseen(_: bytes) -> None:
     pass
 
 

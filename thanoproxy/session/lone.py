@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thanoproxy.errors import NoTransaction, ThanoError
+from thanoproxy.session import saved
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import statement_timeout
 from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs
 from thanoproxy.session.retag import retag
-from thanoproxy.statements.shapes import Nested, Rewrite, Shape
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.shapes import Nested, Rewrite, Save, Shape
 from thanoproxy.wire import messages
 from thanoproxy.wire.pipeline import REPLY_ENDS, Ready, SegmentFailed, UpstreamError
 
@@ -38,9 +40,11 @@ async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
         exchange.pipeline.expect(RewrittenQuery(exchange.client.write, retag(shape.tag)))
         exchange.send(messages.query(shape.sql.encode(exchange.codec)))
         return
-    ours = StatementOfOurs(shape, exchange.codec)
+    ours = StatementOfOurs(shape, exchange.codec, expansion=attendant.expansion)
     try:
-        if isinstance(shape, Nested):
+        if isinstance(shape, Save):
+            await _run_save(attendant, shape, ours.source)
+        elif isinstance(shape, Nested):
             if first and shape.reads and exchange.pipeline.status == _IDLE:
                 await exchange.hold_snapshot()
             await _run_nested(attendant, shape)
@@ -69,6 +73,16 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
     await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
     assert ours.inner is not None, "described above"
     await attendant.execute_ours(ours.shape, b"", 0, PortalOfOurs(ours, (), ours.inner, announce=True))
+
+
+async def _run_save(attendant: Attendant, shape: Save, source: Source) -> None:
+    exchange = attendant.exchange
+    await saved.check(attendant, shape)
+    await attendant.announce(shape)
+    await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec))), source)
+    await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
+    exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], explained([], source, attendant))
+    await exchange.settle()
 
 
 async def _run_nested(attendant: Attendant, shape: Nested) -> None:

@@ -201,6 +201,7 @@ def _renamed(fields: ErrorFields, names: Sequence[str], codec: str) -> ErrorFiel
 
 def explained(lines: Sequence[str], source: Source, attendant: Attendant) -> Callable[[int, bytes], bytes]:
     """A rewrite of the replies to a filled statement: errors in terms of the client's text, `lines` behind the rows."""
+    attendant.traced(source)
 
     def rewrite(kind: int, frame: bytes) -> bytes:
         if kind == ord("E"):

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import described
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Rewrite, Shape
+from thanoproxy.statements.saved import saved
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Rewrite, Save, Shape
 from thanoproxy.wire.messages import Column, format_code
 
 __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
@@ -21,13 +22,15 @@ __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
 
 @dataclass(slots=True)
 class StatementOfOurs:
-    """A prepared statement.  `inner` is None until the server has described the inner query; `body` is the client's own text."""
+    """A prepared statement.  `inner` is None until the server has described the inner query; `body` is the client's own text,
+    with views written out that hold predictions (`expansion`)."""
 
     shape: Shape
     codec: str
     marker: str = field(default_factory=lambda: f"/* thanoproxy {uuid4().hex} */")
     inner: tuple[Column, ...] | None = None
     body: str = ""
+    expansion: Source | None = None
 
     @property
     def text(self) -> bytes:
@@ -38,9 +41,9 @@ class StatementOfOurs:
     @property
     def source(self) -> Source:
         """What the server judges, and which of it is the client's own text, for the positions in its errors."""
-        if isinstance(self.shape, Nested):
-            return described(self.shape)
-        return Source(self.shape.sql) if isinstance(self.shape, Rewrite) else Source(self.shape.inner.text, self.shape.inner.start)
+        source = _source(self.shape)
+        source.outer = self.expansion
+        return source
 
     def added(self) -> tuple[Column, ...]:
         """The columns of ours behind the inner ones."""
@@ -55,6 +58,14 @@ class StatementOfOurs:
             return tuple(_formatted(column, formats, i) for i, column in enumerate(result))
         count = len(columns)
         return (*columns, *(_formatted(column, formats, count + i) for i, column in enumerate(self.added())))
+
+
+def _source(shape: Shape) -> Source:
+    if isinstance(shape, Nested):
+        return described(shape)
+    if isinstance(shape, Save):
+        return saved(shape)
+    return Source(shape.sql) if isinstance(shape, Rewrite) else Source(shape.inner.text, shape.inner.start)
 
 
 @dataclass(slots=True)

@@ -11,29 +11,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from thanoproxy import statements
-from thanoproxy.errors import FeatureNotSupported, InternalError, ThanoError
+from thanoproxy.errors import InternalError, ThanoError
 from thanoproxy.session.attend import Attendant, ClientGone
 from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.execute import Identity, Stop
 from thanoproxy.session.link import Link
+from thanoproxy.session.reading import Reader
 from thanoproxy.session.services import Services
 from thanoproxy.session.upstream import Route
-from thanoproxy.sql.encoding import codec
-from thanoproxy.statements import Part
 from thanoproxy.wire import messages
-from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Into, Owed, holds
+from thanoproxy.wire.framing import BackendWalk, Flow, FrontendWalk, Into, Owed
 from thanoproxy.wire.startup import Startup
-
-try:
-    from thanoproxy.wire.search import SearchingWalk as _Walk
-except ImportError:  # not compiled here
-    _Walk = FrontendWalk  # type: ignore[assignment, misc]
 
 __all__ = ["Relay"]
 
 _log = logging.getLogger(__name__)
-_VERDICTS = 512
 
 
 class Relay:
@@ -48,9 +40,10 @@ class Relay:
         self._tls = tls
         # Server
         self.owed = Owed()
-        self.settings = {b"client_encoding": "UTF8", b"standard_conforming_strings": "on"}
+        names = services.names(startup.database)
+        self.reader = Reader(names)
         # Directions
-        self._frontend: FrontendWalk = _Walk(self.owed, statements.MARKS)
+        self._frontend: FrontendWalk = FrontendWalk(self.owed, names.marks)
         self._backend = BackendWalk(self.owed, self._parameter, self._key)
         self._frontend.blind = startup.replication
         self._to_upstream = Flow(self._frontend, self._attend)
@@ -62,7 +55,6 @@ class Relay:
         self._attendant: Attendant | None = None
         self._attending = False
         self._task: asyncio.Task[None] | None = None
-        self._foreign: dict[bytes, None] = {}
 
     @property
     def idle(self) -> bool:
@@ -83,10 +75,10 @@ class Relay:
         if attendant is None:
             exchange = Exchange(self.client, self.upstream, backend.status, self._idle)
             exchange.cancel_upstream = self.stop.cancel_upstream
-            attendant = self._attendant = Attendant(exchange, self.services, self.identity, self.stop, self._read)
+            attendant = self._attendant = Attendant(exchange, self.services, self.identity, self.stop, self.reader)
             attendant.observe = self._observe
         exchange = attendant.exchange
-        exchange.codec = self._codec() or "utf-8"
+        exchange.codec = self.reader.codec or "utf-8"
         exchange.pipeline.status = backend.status
         exchange.skip = backend.skip
         backend.skip = 0
@@ -137,35 +129,6 @@ class Relay:
         if self._attendant is not None:
             self._attendant.wake()
 
-    def _read(self, text: bytes) -> list[Part] | None:
-        """The statements of a message's text, None if none is ours.  What was found not to be ours is remembered for a while."""
-        text = text.removesuffix(b"\0")
-        if text in self._foreign or b"\0" in text or not holds(text, statements.MARKS):
-            return None
-        name = self._codec()
-        if name is None:
-            return None
-        try:
-            decoded = text.decode(name)
-        except UnicodeDecodeError:
-            return None  # the server says 22021
-        if self.settings[b"standard_conforming_strings"] == "off" and "\\" in decoded:
-            if statements.begins_ours(decoded):
-                raise FeatureNotSupported(
-                    "backslashes cannot be read while standard_conforming_strings is off",
-                    hint="SET standard_conforming_strings = on.",
-                )
-            return None
-        parts = statements.recognise(decoded)
-        if parts is None:
-            if len(self._foreign) >= _VERDICTS:
-                self._foreign.clear()
-            self._foreign[text] = None
-        return parts
-
-    def _codec(self) -> str | None:
-        return codec(self.settings[b"client_encoding"])
-
     # What the server says about itself.
 
     def _observe(self, kind: int, frame: bytes) -> None:
@@ -176,11 +139,9 @@ class Relay:
 
     def _parameter(self, body: bytes) -> None:
         name, _, rest = body.partition(b"\0")
-        if name in self.settings:
-            self.settings[name] = rest.removesuffix(b"\0").decode("ascii", "replace")
-            self._foreign.clear()
-            if self._attendant is not None:
-                self._attendant.exchange.codec = self._codec() or "utf-8"
+        self.reader.learn(name, rest.removesuffix(b"\0").decode("ascii", "replace"))
+        if self._attendant is not None:
+            self._attendant.exchange.codec = self.reader.codec or "utf-8"
 
     def _key(self, body: bytes) -> None:
         self.identity.backend_pid = int.from_bytes(body[:4], "big")

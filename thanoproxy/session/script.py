@@ -30,7 +30,8 @@ from thanoproxy.session.works import CollectWork, DecorateWork, HoleWork, Work
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, predicted, rewritten, unpredicted
-from thanoproxy.statements.shapes import Decorate, Hole, Nested, Prepare, Rewrite
+from thanoproxy.statements.saved import saved
+from thanoproxy.statements.shapes import Decorate, Hole, Nested, Prepare, Rewrite, Save
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -76,6 +77,7 @@ class Run:
             self._add(part, text)
             at = part.end
         self.source.add(text[at:], at)
+        attendant.traced(self.source)
 
     async def run(self) -> None:
         self.exchange.pipeline.expect(self.script)
@@ -99,6 +101,9 @@ class Run:
             self.works.append(step)
             return
         assert not isinstance(part.shape, Prepare), "refused before"
+        if isinstance(part.shape, Save):
+            self._add_saved(part.shape)
+            return
         if isinstance(part.shape, Nested):
             self._add_nested(part.shape)
             return
@@ -108,6 +113,15 @@ class Run:
         self.source.add(f";\n{store.GATE}")
         self.script.steps += [work.timeout, work.lookup, work.inner, work.gate]
         self.works.append(work)
+
+    def _add_saved(self, shape: Save) -> None:
+        self.attendant.reader.names.add([shape.name])
+        told = Kept(self.exchange.codec)
+        self.source.add(f"{store.view_saved()};\n")
+        self.source.extend(saved(shape))
+        step = Relayed(self.exchange.client.write, retag(None))
+        self.script.steps += [told, step]
+        self.works.append(step)
 
     def _add_nested(self, statement: Nested) -> None:
         """The holes become tables before the statement is reached, and the tables go behind it."""

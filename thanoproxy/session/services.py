@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from thanoproxy.errors import ThanoError
+from thanoproxy.session.names import Names
 from thanoproxy.statements.shapes import Seal
 from thanoproxy.workers import jobs
 from thanoproxy.workers.pool import Pool
@@ -30,9 +32,10 @@ class JobLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Workers, signatures, the public job log, and the folder where rows wait for a BUILD."""
+    """Workers, signatures, the public job log, the folder where rows wait for a BUILD, and the names to look for in a database."""
 
     pool: Pool
     seal: Seal
     log: JobLog
     spool: Path
+    names: Callable[[str], Names]

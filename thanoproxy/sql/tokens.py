@@ -13,7 +13,7 @@ from pglast.parser import ParseError, scan
 
 from thanoproxy.errors import SyntaxProblem
 
-__all__ = ["Statement", "Token", "split_statements", "tokenize"]
+__all__ = ["Statement", "Token", "identifier", "split_statements", "tokenize"]
 
 
 class Token(NamedTuple):
@@ -47,6 +47,13 @@ class Statement(NamedTuple):
 
     def words(self, count: int) -> tuple[str, ...]:
         return tuple(token.word for token in self.tokens[:count])
+
+
+def identifier(token: Token) -> str | None:
+    """The name that a token is, folded unless quoted (ASCII letters only, as in a multi-byte encoding); None if it is none."""
+    if token.text.startswith('"'):
+        return token.text[1:-1].replace('""', '"')
+    return "".join(c.lower() if c.isascii() else c for c in token.text) if token.word else None
 
 
 def tokenize(text: str) -> list[Token]:

@@ -13,8 +13,9 @@ from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, split_statements, tokenize
 from thanoproxy.statements import build_model, drop_model, list_models, predict
-from thanoproxy.statements.nested import first_hole, nested
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Shape
+from thanoproxy.statements.nested import first_hole, is_view, nested
+from thanoproxy.statements.saved import save
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Save, Shape
 
 __all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_arguments"]
 
@@ -136,6 +137,12 @@ def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple
     return next((words for words in table if statement.words(len(words)) == words), None)
 
 
+def _around(text: str, statement: Statement) -> Nested | Save:
+    found = nested(text, statement)
+    words = [token.word for token in statement.tokens[:5]]
+    return save(found, statement.tokens) if is_view(words) else found
+
+
 def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     later = _key(statement, LATER)
     if later is not None:
@@ -144,7 +151,7 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
         return _prepare(text, statement)
     words = _key(statement, STATEMENTS)
     if words is None:
-        return None if first_hole(statement) is None else nested(text, statement)
+        return None if first_hole(statement) is None else _around(text, statement)
     statement.check_closed()
     cursor = Cursor(text, statement)
     cursor.at = 1

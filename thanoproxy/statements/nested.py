@@ -17,7 +17,7 @@ from thanoproxy.sql.tokens import Statement, Token
 from thanoproxy.statements import list_models, predict
 from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite
 
-__all__ = ["find_holes", "first_hole", "nested"]
+__all__ = ["BEHIND_ITEM", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
 
 INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Rewrite]] = {
     ("PREDICT", "USING"): predict.parse,
@@ -51,7 +51,7 @@ _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DECLARE",
 _WITH_FROM = frozenset({"SELECT", "UPDATE", "DELETE"})
 _FROM = frozenset({"FROM", "JOIN", "USING"})
 _CLAUSES = _FROM | {"SELECT", "WHERE", "GROUP", "HAVING", "ORDER", "VALUES", "SET", "RETURNING", "LIMIT", "OFFSET", "ON", "WINDOW", "IN"}
-_BEHIND_ITEM = frozenset(
+BEHIND_ITEM = frozenset(
     {"WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR", "UNION", "INTERSECT", "EXCEPT", "JOIN", "LEFT", "RIGHT"}
     | {"FULL", "WITH", "INNER", "CROSS", "NATURAL", "ON", "USING", "WINDOW", "RETURNING", "SET", "WHEN", "TABLESAMPLE"}
 )
@@ -76,14 +76,19 @@ def nested(text: str, statement: Statement) -> Nested:
 
 
 def _refuse_others(statement: Statement, hole: Token) -> None:
-    words = [token.word or token.text for token in statement.tokens[:4]]
-    if words[0] in _AROUND or (words[0] == "CREATE" and "TABLE" in words):
+    words = [token.word or token.text for token in statement.tokens[:5]]
+    if words[0] in _AROUND or (words[0] == "CREATE" and ("TABLE" in words or is_view(words))):
         return
     created = next((word for word in words if word in ("VIEW", "MATERIALIZED", "FUNCTION", "RULE")), "…")
     what = f"CREATE {created}" if words[0] == "CREATE" else words[0]
     raise FeatureNotSupported(
         f"PREDICT is not supported inside {what} yet", hint="CREATE TABLE … AS PREDICT … stores predictions.", position=hole.start + 1
     )
+
+
+def is_view(words: Sequence[str]) -> bool:
+    """Whether a statement with these first words is CREATE VIEW."""
+    return words[0] == "CREATE" and "VIEW" in words and "MATERIALIZED" not in words
 
 
 def _explain(tokens: Sequence[Token]) -> Explain | None:
@@ -121,7 +126,7 @@ def _begins(tokens: Sequence[Token], i: int) -> bool:
         return words in INSIDE
     before = tokens[i - 1].word or tokens[i - 1].text
     if words[0] == "LIST":
-        return words in INSIDE and before == "(" and not (i + 2 < len(tokens) and tokens[i + 2].word in _BEHIND_ITEM)
+        return words in INSIDE and before == "(" and not (i + 2 < len(tokens) and tokens[i + 2].word in BEHIND_ITEM)
     if words not in INSIDE and words not in LATER:
         return False
     return (before in _BEFORE or _holder(tokens, i) == "INSERT") and not (i + 2 < len(tokens) and tokens[i + 2].text == "(")
@@ -189,7 +194,7 @@ def _alias_at(tokens: Sequence[Token], i: int, end: int) -> int | None:
     if i < 2 or tokens[i - 1].text != "(" or not _in_from(tokens, i - 2) or end >= len(tokens):
         return None
     behind = tokens[end + 1] if end + 1 < len(tokens) else None
-    named = behind is not None and bool(behind.word or behind.text.startswith('"')) and behind.word not in _BEHIND_ITEM
+    named = behind is not None and bool(behind.word or behind.text.startswith('"')) and behind.word not in BEHIND_ITEM
     return None if named else tokens[end].end
 
 
@@ -200,6 +205,25 @@ def _in_from(tokens: Sequence[Token], i: int) -> bool:
         return tokens[i].word in _FROM
     # Neither `IS DISTINCT FROM (…)` nor `extract(day FROM (…))`.
     return tokens[i - 1].word != "DISTINCT" and _nearest(tokens, i, _WITH_FROM) != ""
+
+
+def reads_from(tokens: Sequence[Token], i: int) -> bool:
+    """Whether what stands behind token `i` is an item of a FROM that is read, also at the beginning of a join in parentheses."""
+    at = i
+    while at > 0 and tokens[at].text == "(":
+        at -= 1
+    if at < i and tokens[at].word == "USING":
+        return False  # JOIN … USING (column)
+    return _in_from(tokens, at) and not (tokens[at].word == "FROM" and tokens[at - 1].word == "DELETE")
+
+
+def shadowed(tokens: Sequence[Token], i: int, name: str) -> bool:
+    """Whether `name`, standing at token `i`, is that of a common table expression around it."""
+    for k in _enclosing_withs(tokens, i):
+        recursive, items = _with_list(tokens, k)
+        if any(item.name == name and (item.last < i or (recursive and item.first < i)) for item in items):
+            return True
+    return False
 
 
 # Common table expressions around a hole, which its query may name.

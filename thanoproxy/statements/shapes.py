@@ -7,6 +7,7 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
     Decorate   each row of the inner query gets columns of ours on its way to the client
     Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
     Nested     a statement of PostgreSQL's with statements of ours inside: they become temporary tables that it reads
+    Save       a CREATE VIEW with statements of ours inside, which is stored
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "Nested",
     "Prepare",
     "Rewrite",
+    "Save",
     "Seal",
     "Shape",
     "Training",
@@ -218,13 +220,25 @@ class Prepare:
     shape: Decorate | Nested
 
 
-Shape = Rewrite | Decorate | Collect | Nested
+@dataclass(frozen=True, slots=True)
+class Save:
+    """CREATE VIEW `name` over a statement with holes; `option` is to be inserted at the 0-based `place` of the client's text."""
+
+    statement: Nested
+    name: str
+    place: int
+    option: str
+
+
+Shape = Rewrite | Decorate | Collect | Nested | Save
 
 
 def decorates(shape: Shape | Hole) -> Iterator[Decorate]:
     """The statements in `shape` that need a model."""
     if isinstance(shape, Decorate):
         yield shape
+    elif isinstance(shape, Save):
+        yield from decorates(shape.statement)
     elif isinstance(shape, Nested):
         for hole in shape.holes:
             yield from decorates(hole)

@@ -4,8 +4,13 @@ cimport cython
 cdef int QUERY, PARSE, SYNC, FUNCTION_CALL, COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE, LOGIN
 cdef int READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR
 
-@cython.locals(upper=bytes, mark=bytes)
-cpdef bint holds(bytes text, tuple marks)
+cdef class Marks:
+    cdef public tuple words
+    cdef public int edition
+
+    cpdef change(self, tuple words)
+    @cython.locals(upper=bytes, word=bytes)
+    cpdef bint found(self, bytes data, Py_ssize_t start, Py_ssize_t end) except -1
 
 cdef class Owed:
     cdef public bytearray ready
@@ -26,14 +31,13 @@ cdef class Walk:
 
 cdef class FrontendWalk(Walk):
     cdef public Owed owed
-    cdef public tuple marks
+    cdef public Marks marks
     cdef public object concerns
     cdef public Py_ssize_t skip
     cdef public bint blind
 
     @cython.locals(size=Py_ssize_t, pos=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t, kind=int, owed=Owed)
     cpdef Py_ssize_t walk(self, bytes data) except -1
-    cpdef bint marked(self, bytes data, Py_ssize_t start, Py_ssize_t end) except -1
 
 cdef class BackendWalk(Walk):
     cdef public Owed owed

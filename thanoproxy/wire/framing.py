@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from struct import Struct
 
-__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Into", "Owed", "Sink", "holds", "split_frames"]
+__all__ = ["HEADER", "LARGEST_TEXT", "BackendWalk", "Flow", "FrontendWalk", "Into", "Marks", "Owed", "Sink", "split_frames"]
 
 HEADER = Struct("!BI")
 
@@ -34,13 +34,31 @@ COPY_DONE, COPY_FAIL, COPY_DATA, CLOSE, LOGIN = b"cfdCp"
 READY, PARAMETER_STATUS, COPY_IN, COPY_BOTH, KEY_DATA, CLOSE_COMPLETE, ERROR = b"ZSGWK3E"
 
 
-def holds(text: bytes, marks: tuple[bytes, ...]) -> bool:
-    """Whether `text` contains one of `marks` (upper case) in any case: all that ordinary SQL pays for our statements."""
-    upper = text.upper()
-    for mark in marks:  # noqa: SIM110 - any() would cost a generator on every query
-        if upper.find(mark) >= 0:  # `in` first tries its operand as an integer, by way of an exception
-            return True
-    return False
+class Marks:
+    """The bytes test, which is all that ordinary SQL pays for our statements: does a text hold one of `words`, in any case?
+
+    Sessions share one, and `change` reaches them all.  `search.pyx` has the same in C.
+    """
+
+    __slots__ = ("edition", "words")
+
+    def __init__(self, words: tuple[bytes, ...]) -> None:
+        """`words` are in upper case, as far as they are ASCII."""
+        self.words = words
+        self.edition = 0
+
+    def change(self, words: tuple[bytes, ...]) -> None:
+        """From now on it looks for these."""
+        self.words = words
+        self.edition += 1
+
+    def found(self, data: bytes, start: int, end: int) -> bool:
+        """Whether one of them stands in `data` between `start` and `end`."""
+        upper = data[start:end].upper()
+        for word in self.words:  # noqa: SIM110 - any() would cost a generator on every query
+            if upper.find(word) >= 0:  # `in` first tries its operand as an integer, by way of an exception
+                return True
+        return False
 
 
 class Owed:
@@ -118,12 +136,12 @@ class Walk:
 
 
 class FrontendWalk(Walk):
-    """The client's messages.  `marks` are for the bytes test on Query and Parse (`marked`); `concerns(kind, data, start, end)` is asked
+    """The client's messages.  `marks` is the bytes test on Query and Parse; `concerns(kind, data, start, end)` is asked
     about every other message while statements of ours exist on this connection (None: they do not)."""
 
     __slots__ = ("blind", "concerns", "marks", "owed", "skip")
 
-    def __init__(self, owed: Owed, marks: tuple[bytes, ...]) -> None:
+    def __init__(self, owed: Owed, marks: Marks) -> None:
         super().__init__()
         self.owed = owed
         self.marks = marks
@@ -150,7 +168,7 @@ class FrontendWalk(Walk):
                 if length <= LARGEST_TEXT:
                     if end > size:
                         break
-                    if self.marked(data, pos + 5, end) or (self.concerns and self.concerns(kind, data, pos + 5, end)):
+                    if self.marks.found(data, pos + 5, end) or (self.concerns and self.concerns(kind, data, pos + 5, end)):
                         self.candidate = True
                         break
                 if kind == QUERY:
@@ -177,10 +195,6 @@ class FrontendWalk(Walk):
             return size
         self.skip = 0
         return pos
-
-    def marked(self, data: bytes, start: int, end: int) -> bool:
-        """Whether the text from `start` to `end` may be ours.  `search.pyx` has the same in C."""
-        return holds(data[start:end], self.marks)
 
 
 class BackendWalk(Walk):

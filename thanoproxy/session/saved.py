@@ -1,0 +1,80 @@
+"""Statements that read views with predictions, and those that make such views (`thanoproxy.statements.saved`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from thanoproxy.catalog import store
+from thanoproxy.errors import InsufficientPrivilege, ProgramLimitExceeded
+from thanoproxy.session.materialise import Refused
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.mentions import Mention, expanded, mentions
+from thanoproxy.statements.render import hole_query
+from thanoproxy.statements.saved import in_dialect, stub
+from thanoproxy.statements.shapes import Hole, Rewrite, Save
+from thanoproxy.wire.pipeline import UpstreamError
+
+if TYPE_CHECKING:
+    from thanoproxy.session.attend import Attendant
+
+__all__ = ["check", "written_out"]
+
+_DEEPEST = 32
+"""Views that name views; the server has no such limit, but a text that grows needs one."""
+_PATIENCE = 2.0
+
+
+async def written_out(attendant: Attendant, text: bytes) -> Source | None:
+    """`text` with definitions in the place of views' names; None where it reads no such view.
+
+    Raises `InsufficientPrivilege` or `UpstreamError`.
+    """
+    reader = attendant.reader
+    await reader.names.known(_PATIENCE)
+    decoded, found = reader.mentions(text)
+    definitions = await _definitions(attendant, decoded, found) if found else {}
+    return expanded(decoded, definitions) if definitions else None
+
+
+async def check(attendant: Attendant, shape: Save) -> None:
+    """A view that could never be read is not made: its models and the columns that they need must be there.
+
+    Raises `ThanoError`, or `Refused` for what the server finds wrong.
+    """
+    await attendant.check_model(shape)
+    statement, exchange = shape.statement, attendant.exchange
+    for hole in _all(statement.holes):
+        if isinstance(hole.shape, Rewrite):
+            continue
+        query = hole_query(statement, hole, lambda inner: stub(statement, inner))
+        try:
+            columns = await exchange.columns(query.text, ())
+        except UpstreamError as problem:
+            raise Refused(attendant.translated(problem.fields, query)) from None
+        hole.shape.columns(columns or (), exchange.codec)
+
+
+def _all(holes: Sequence[Hole]) -> Iterator[Hole]:
+    for hole in holes:
+        yield from _all(hole.holes)
+        yield hole
+
+
+async def _definitions(attendant: Attendant, text: str, found: list[Mention], depth: int = 0) -> dict[Mention, str]:
+    """What the server knows to be a view with predictions, with its definition in the dialect."""
+    if depth == _DEEPEST:
+        raise ProgramLimitExceeded(f"views with predictions name each other more than {_DEEPEST} deep")
+    written = sorted({mention.written for mention in found})
+    rows = await attendant.exchange.ask(store.saved_views(written))
+    definitions = dict[str, str]()
+    for name, definition, shown, readable in rows:
+        assert name is not None, "the name that was asked about"
+        assert definition is not None, "a view has one"
+        if readable != "t":
+            raise InsufficientPrivilege(f"permission denied for view {shown}")
+        dialect = in_dialect(definition)
+        deeper = mentions(dialect, attendant.reader.names.all)
+        more = await _definitions(attendant, dialect, deeper, depth + 1) if deeper else {}
+        definitions[name] = expanded(dialect, more).text
+    return {mention: definitions[mention.written] for mention in found if mention.written in definitions}

@@ -1,0 +1,182 @@
+"""Views that hold predictions.
+
+`CREATE VIEW v AS … (PREDICT …) …` makes a real view.  In a prediction's place it has a call of `thanosql.saved`, which raises, and whose
+arguments say all that it takes to predict:
+
+    client   CREATE VIEW v AS PREDICT USING m AS SELECT id, image FROM t
+    server   CREATE VIEW v WITH (security_invoker = true) AS
+             SELECT q.*, thanosql.saved('PREDICT USING m AS ', 'predicted', NULL::text) AS "predicted" FROM (SELECT id, image FROM t) AS q
+
+So the definition lives where PostgreSQL keeps it: it follows tables and columns that are renamed, it is dumped and restored, \\dv lists it,
+and DROP takes it away.  Where a statement reads the view, its definition (`pg_get_viewdef`) is turned back into the dialect and put in the
+place of the name; what comes of it is a statement with holes like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pglast
+from pglast import ast
+
+from thanoproxy.catalog.quote import literal
+from thanoproxy.errors import FeatureNotSupported, InternalError, SyntaxProblem
+from thanoproxy.sql.source import Source
+from thanoproxy.sql.tokens import Token, identifier, tokenize
+from thanoproxy.statements.render import filled, quoted
+from thanoproxy.statements.shapes import Hole, Nested, Rewrite, Save
+
+__all__ = ["in_dialect", "save", "saved", "stub"]
+
+_OPTION = "security_invoker"
+
+
+def in_dialect(definition: str) -> str:
+    """What `pg_get_viewdef` gives, with the PREDICTs that were written."""
+    definition = definition.strip().removesuffix(";")
+    tokens = tokenize(definition)
+    calls = _calls(definition)
+    if not calls:
+        return definition  # it reads other views
+    places = [i for i in range(len(tokens) - 3) if [t.word or t.text for t in tokens[i : i + 4]] == ["THANOSQL", ".", "SAVED", "("]]
+    if len(calls) != len(places):
+        raise InternalError("the definition of a view with predictions cannot be read")
+    edits: dict[tuple[int, int], str] = {}
+    for (head, name), i in zip(calls, places, strict=True):
+        end = _closing(tokens, i + 3)
+        query = _from_query(tokens, end)
+        alias = tokens[_closing(tokens, query) + 1]
+        edits[tokens[i].start, tokens[end].end] = f"{definition[alias.start : alias.end]}.{quoted(name)}"
+        edits[tokens[query].end, tokens[query].end] = head
+    return _plain(definition, calls) or _edited(definition, edits)
+
+
+def _edited(text: str, edits: Mapping[tuple[int, int], str]) -> str:
+    parts, at = list[str](), 0
+    for (start, end), replacement in sorted(edits.items()):
+        parts += [text[at:start], replacement]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _calls(definition: str) -> list[tuple[str, str]]:
+    """The first two arguments of each call of `thanosql.saved`, in order."""
+    found = []
+    for node in _walk(pglast.parse_sql(definition)[0].stmt):
+        if isinstance(node, ast.FuncCall) and [part.sval for part in node.funcname or ()] == ["thanosql", "saved"]:
+            constants: list[Any] = [argument.arg if isinstance(argument, ast.TypeCast) else argument for argument in node.args or ()]
+            head, name = constants[:2]
+            found.append((node.location, head.val.sval, name.val.sval))
+    return [(head, name) for _, head, name in sorted(found)]
+
+
+def _plain(definition: str, calls: Sequence[tuple[str, str]]) -> str | None:
+    """A view that is one PREDICT and nothing else, as that: then what nobody reads of it need not be predicted."""
+    select: Any = pglast.parse_sql(definition)[0].stmt
+    (item, *others), head = select.fromClause or (None,), calls[0][0]
+    clauses = (select.whereClause, select.groupClause, select.havingClause, select.sortClause, select.limitCount, select.limitOffset)
+    more = (select.withClause, select.distinctClause, select.windowClause, select.lockingClause, select.larg, *others)
+    if not isinstance(item, ast.RangeSubselect) or any(clauses) or any(more) or any(call[0] != head for call in calls):
+        return None
+    inner: Any = item.subquery
+    while inner.larg is not None:
+        inner = inner.larg
+    given = [target.name or _last(target.val) for target in inner.targetList or ()]
+    taken = [target.name or _last(target.val) for target in select.targetList]
+    own = [_last(target.val) for target in select.targetList[: len(given)]]
+    if None in given or taken != [*given, *(name for _, name in calls)] or own != given:
+        return None
+    tokens = tokenize(definition)
+    call = next(i for i in range(len(tokens)) if tokens[i].word == "THANOSQL")
+    query = _from_query(tokens, call)
+    return head + definition[tokens[query].end : tokens[_closing(tokens, query)].start]
+
+
+def _last(node: Any) -> str | None:
+    """The name of a column that stands by itself."""
+    fields = node.fields if isinstance(node, ast.ColumnRef) else ()
+    return getattr(fields[-1], "sval", None) if fields else None
+
+
+def _closing(tokens: Sequence[Token], i: int) -> int:
+    """The parenthesis that closes the one at `i`."""
+    depth = 0
+    for j in range(i, len(tokens)):
+        depth += (tokens[j].text == "(") - (tokens[j].text == ")")
+        if depth == 0:
+            return j
+    raise InternalError("the definition of a view with predictions cannot be read")
+
+
+def _from_query(tokens: Sequence[Token], i: int) -> int:
+    """The parenthesis that opens the query behind the next FROM at the level of token `i`."""
+    depth = 0
+    for j in range(i + 1, len(tokens) - 1):
+        depth += (tokens[j].text == "(") - (tokens[j].text == ")")
+        if depth == 0 and tokens[j].word == "FROM":
+            return j + 1
+    raise InternalError("the definition of a view with predictions cannot be read")
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    if isinstance(node, tuple | list):
+        for part in node:
+            yield from _walk(part)
+    elif isinstance(node, ast.Node):
+        yield node
+        for slot in node:
+            yield from _walk(getattr(node, slot))
+
+
+# Making them.
+
+
+def save(statement: Nested, tokens: Sequence[Token]) -> Save:
+    """CREATE [OR REPLACE] [TEMP] VIEW name [(columns)] [WITH (options)] AS a query with holes."""
+    at = next(i for i, token in enumerate(tokens) if token.word == "VIEW") + 1
+    if at + 2 < len(tokens) and tokens[at + 1].text == ".":
+        at += 2
+    name = identifier(tokens[at]) if at < len(tokens) else None
+    body = next((i for i in range(at, len(tokens)) if tokens[i].word == "AS"), None)
+    if name is None or body is None:
+        raise SyntaxProblem(
+            f'syntax error at or near "{tokens[min(at, len(tokens) - 1)].text}"', position=tokens[min(at, len(tokens) - 1)].start + 1
+        )
+    options = next((i for i in range(at, body) if tokens[i].word == "WITH"), None)
+    if options is None:
+        return Save(statement, name, tokens[body].start, f"WITH ({_OPTION} = true) ")
+    given = next((i for i in range(options, body) if tokens[i].word == _OPTION.upper()), None)
+    if given is None:
+        return Save(statement, name, tokens[options + 1].end, f"{_OPTION} = true, ")
+    if tokens[given + 1].text == "=" and tokens[given + 2].text.strip("'").upper() not in ("TRUE", "ON", "1"):
+        raise FeatureNotSupported(
+            "a view with predictions is always security_invoker", detail=_WHY_INVOKER, position=tokens[given].start + 1
+        )
+    return Save(statement, name, tokens[body].start, "")
+
+
+_WHY_INVOKER = "Its query runs in the session of whoever reads it, with the rights of that role."
+
+
+def saved(save_: Save) -> Source:
+    """The CREATE VIEW that the server gets."""
+    statement = save_.statement
+    spans = ((statement.start, save_.place), (save_.place, statement.end))
+    before, behind = (filled(statement, *span, statement.holes, lambda hole: stub(statement, hole)) for span in spans)
+    before.add(save_.option)
+    before.extend(behind)
+    return before
+
+
+def stub(statement: Nested, hole: Hole) -> Source:
+    """The hole as the server keeps it."""
+    if isinstance(hole.shape, Rewrite):
+        return Source(hole.shape.sql)
+    inner = hole.shape.inner
+    head = statement.text[hole.start - statement.start : inner.start - statement.start]
+    calls = (f"thanosql.saved({literal(head)}, {literal(name)}, NULL::pg_catalog.text) AS {quoted(name)}" for name in hole.shape.names)
+    source = Source(f"SELECT q.*, {', '.join(calls)} FROM (")  # noqa: S608 - literals and quoted names
+    source.extend(filled(statement, inner.start, inner.start + len(inner.text), hole.holes, lambda inside: stub(statement, inside)))
+    source.add("\n) AS q")
+    return source
