@@ -32,6 +32,7 @@ __all__ = [
     "read_model",
     "register_model",
     "reserve_model",
+    "saved_rows",
     "saved_views",
     "view_saved",
 ]
@@ -114,6 +115,18 @@ def saved_views(written: Sequence[str]) -> str:
         "pg_catalog.has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.unnest(ARRAY[" + names + "]::pg_catalog.text[]) r(name) "
         "JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(r.name)::pg_catalog.oid "
         "JOIN thanosql.saved_view s ON s.view::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid"
+    )
+
+
+def saved_rows(written: str) -> str:
+    """A query for the definition of a materialized view with predictions, its name, and whether it is the current role's own; no row
+    where that name is something else."""
+    return (
+        "SELECT s.definition, c.relname, c.relowner OPERATOR(pg_catalog.=) u.oid "  # noqa: S608
+        "FROM thanosql.saved_materialized_view s "
+        "JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) s.view::pg_catalog.oid "
+        "JOIN pg_catalog.pg_roles u ON u.rolname OPERATOR(pg_catalog.=) CURRENT_USER "
+        f"WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({literal(written)})::pg_catalog.oid"
     )
 
 

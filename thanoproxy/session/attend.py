@@ -26,13 +26,14 @@ tell it from a client that went away, and hours of training for nobody are the w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
-from thanoproxy.session import saved
+from thanoproxy.session import keeping, saved
 from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
@@ -45,7 +46,8 @@ from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_together, run_script
 from thanoproxy.session.services import Services
 from thanoproxy.sql.source import Source
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Save, Shape, decorates
+from thanoproxy.statements import Part
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Saving, Shape, decorates
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
 from thanoproxy.wire.messages import ErrorFields
@@ -202,7 +204,7 @@ class Attendant:
         await self._settled()
         try:
             text = await self._expanded(await self._query_text(frame))
-            parts = self.reader.read(text)
+            parts = await self._recognised(text)
             refuse_together(parts or ())
         except ThanoError as problem:
             await self.fail(problem)
@@ -233,17 +235,32 @@ class Attendant:
 
     async def _expanded(self, text: bytes) -> bytes:
         """The text with the views in it that hold predictions written out."""
-        if self.exchange.pipeline.status == _FAILED or not self.reader.may_mention(text):
-            return text
+        if self.exchange.pipeline.status != _FAILED and self.reader.may_mention(text):
+            async with self._aside():
+                self.expansion = await saved.written_out(self, text)
+        return text if self.expansion is None else self.expansion.text.encode(self.exchange.codec)
+
+    async def _recognised(self, text: bytes) -> list[Part] | None:
+        """As `Reader.read`; of a REFRESH, the server says whether it concerns us."""
+        parts = self.reader.read(text)
+        if parts is not None and len(parts) == 1 and isinstance(parts[0].shape, Refresh):
+            if self.exchange.pipeline.status == _FAILED:
+                return None
+            async with self._aside():
+                return parts if await self.exchange.ask(store.saved_rows(parts[0].shape.name)) else None
+        return parts
+
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[None]:
+        """Questions to the server that leave no transaction behind where the client has none: what it sends may not find itself in one
+        (VACUUM, isolation levels)."""
         await self._settled()
         alone = self._fresh and self.exchange.pipeline.status == _IDLE
         try:
-            self.expansion = await saved.written_out(self, text)
+            yield
         finally:
             if alone and not self.exchange.pipeline.skipping:
-                # What the client sends must not find itself in a transaction of ours (VACUUM, isolation levels).
                 await self.exchange.end_own()
-        return text if self.expansion is None else self.expansion.text.encode(self.exchange.codec)
 
     async def _parse(self, frame: bytes) -> None:
         try:
@@ -252,7 +269,7 @@ class Attendant:
             self._forward(frame)  # the server says what is wrong with it
             return
         text = await self._expanded(parse.text)
-        parts = self.reader.read(text)
+        parts = await self._recognised(text)
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
@@ -261,7 +278,9 @@ class Attendant:
         if len(parts) > 1 or parts[0].shape is None:
             raise SyntaxProblem("cannot insert multiple commands into a prepared statement")
         ours = StatementOfOurs(parts[0].shape, self.exchange.codec, body=text.decode(self.exchange.codec), expansion=self.expansion)
-        if isinstance(ours.shape, Save):
+        if isinstance(ours.shape, SaveRows | Refresh):
+            ours.given = await keeping.planned(self, ours.shape)
+        elif isinstance(ours.shape, Save):
             await saved.check(self, ours.shape)
         else:
             await self.check_model(ours.shape)
@@ -284,10 +303,13 @@ class Attendant:
         self.expansion = ours.expansion
         if isinstance(ours.shape, Save):
             await self.announce(ours.shape)
+        elif isinstance(ours.shape, SaveRows | Refresh):
+            async with self.stop.during(await statement_timeout(self.exchange)):
+                self.leftovers.done(await keeping.keep(self, ours.shape))
         if isinstance(ours.shape, Nested):
             await self._bind_nested(ours.shape, bind)
             return
-        if not isinstance(ours.shape, Rewrite | Save):
+        if not isinstance(ours.shape, Rewrite | Saving):
             await self.describe_inner(ours, bind.statement)
         formats = bind_formats(ours, bind.result_formats)
         portal = PortalOfOurs(ours, bind.result_formats)
@@ -328,7 +350,7 @@ class Attendant:
             ours = await self.ours(name)
         elif name in self.portals:
             ours, formats = self.portals[name].statement, self.portals[name].formats
-        if ours is None or isinstance(ours.shape, Rewrite | Nested | Save):
+        if ours is None or isinstance(ours.shape, Rewrite | Nested | Saving):
             self._forward(frame, source=None if ours is None else ours.source)
             return
         await self.describe_inner(ours, name if kind == b"S" else None)
@@ -350,7 +372,7 @@ class Attendant:
             return
         shape = portal.statement.shape
         self.expansion = portal.statement.expansion
-        if isinstance(shape, Save):
+        if isinstance(shape, Saving):
             self._forward(frame, source=portal.statement.source)
             return
         if isinstance(shape, Rewrite):
@@ -403,7 +425,7 @@ class Attendant:
         if ours.inner is None and name is not None:
             columns = await self.exchange.describe(name)
             if columns is None:
-                assert not isinstance(ours.shape, Rewrite | Nested | Save), "these have no inner query"
+                assert not isinstance(ours.shape, Rewrite | Nested | Saving), "these have no inner query"
                 raise SyntaxProblem("the query after AS returns no rows", position=ours.shape.inner.start + 1)
             ours.inner = columns
             try:

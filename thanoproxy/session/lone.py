@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thanoproxy.errors import NoTransaction, ThanoError
-from thanoproxy.session import saved
+from thanoproxy.session import keeping, saved
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import statement_timeout
 from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs
 from thanoproxy.session.retag import retag
-from thanoproxy.sql.source import Source
-from thanoproxy.statements.shapes import Nested, Rewrite, Save, Shape
+from thanoproxy.statements.shapes import Nested, Refresh, Rewrite, Save, SaveRows, Saving, Shape
 from thanoproxy.wire import messages
 from thanoproxy.wire.pipeline import REPLY_ENDS, Ready, SegmentFailed, UpstreamError
 
@@ -42,11 +41,11 @@ async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
         return
     ours = StatementOfOurs(shape, exchange.codec, expansion=attendant.expansion)
     try:
-        if isinstance(shape, Save):
-            await _run_save(attendant, shape, ours.source)
+        if first and exchange.pipeline.status == _IDLE and (isinstance(shape, SaveRows | Refresh) or _only_reads(shape)):
+            await exchange.hold_snapshot()
+        if isinstance(shape, Saving):
+            await _run_saving(attendant, shape, ours)
         elif isinstance(shape, Nested):
-            if first and shape.reads and exchange.pipeline.status == _IDLE:
-                await exchange.hold_snapshot()
             await _run_nested(attendant, shape)
         else:
             async with attendant.stop.during(await statement_timeout(exchange)):
@@ -57,7 +56,7 @@ async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
     except Refused as refused:
         exchange.refuse(refused.fields)
     except UpstreamError as problem:
-        exchange.refuse(attendant.translated(problem.fields, ours.source))
+        exchange.refuse(attendant.translated(problem.fields, None if isinstance(shape, Saving) else ours.source))
     except ThanoError as problem:
         await attendant.fail(problem)
     if not exchange.pipeline.skipping:
@@ -75,10 +74,20 @@ async def _run_unnamed(attendant: Attendant, ours: StatementOfOurs) -> None:
     await attendant.execute_ours(ours.shape, b"", 0, PortalOfOurs(ours, (), ours.inner, announce=True))
 
 
-async def _run_save(attendant: Attendant, shape: Save, source: Source) -> None:
+def _only_reads(shape: Shape) -> bool:
+    return isinstance(shape, Nested) and shape.reads
+
+
+async def _run_saving(attendant: Attendant, shape: Saving, ours: StatementOfOurs) -> None:
     exchange = attendant.exchange
-    await saved.check(attendant, shape)
-    await attendant.announce(shape)
+    if isinstance(shape, Save):
+        await saved.check(attendant, shape)
+        await attendant.announce(shape)
+    else:
+        async with attendant.stop.during(await statement_timeout(exchange)):
+            ours.given = await keeping.planned(attendant, shape)
+            attendant.leftovers.done(await keeping.keep(attendant, shape))
+    source = ours.source
     await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec))), source)
     await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")
     exchange.forward(messages.execute(b""), REPLY_ENDS[ord("E")], explained([], source, attendant))

@@ -14,16 +14,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import uuid4
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.session.columns import Columns, type_names, unnested
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.exchange import Bound
-from thanoproxy.session.execute import pump
-from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
+from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import EVERYTHING, Need, needs
 from thanoproxy.statements.render import described, filled, hole_query, narrowed, predicted, rewritten, unpredicted
@@ -40,8 +37,6 @@ __all__ = ["Filled", "Refused", "explained", "materialise"]
 _NO_COLUMN = ("42P16", "42P22")
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
 _OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
-_ROWS = b"thanoproxy rows"
-_CLOSE_ROWS = messages.close(b"P", _ROWS) + messages.close(b"S", _ROWS)
 
 
 class Refused(Exception):
@@ -67,7 +62,7 @@ async def materialise(attendant: Attendant, statement: Nested, bound: Bound) -> 
     for hole in statement.holes:
         await work.run(hole)
     lines = work.lines if statement.explain is not None and statement.explain.lines else []
-    return Filled(filled(statement, statement.start, statement.end, statement.holes, work.fill), work.bound, work.tables, lines)
+    return Filled(filled(statement, statement.start, statement.end, statement.holes, work.fill), work.bound, work.made, lines)
 
 
 class _Materialisation:
@@ -78,11 +73,15 @@ class _Materialisation:
         self.exchange = attendant.exchange
         self.statement = statement
         self.bound = bound
-        self.tables: list[str] = []
+        self._tables = Tables(attendant)
         self.lines: list[str] = []
         added = [() if isinstance(hole.shape, Rewrite) else hole.shape.names for hole in statement.holes]
         self._needs = dict(zip(statement.holes, needs(described(statement).text, added), strict=True))
         self._sources: dict[Hole, Source] = {}
+
+    @property
+    def made(self) -> list[str]:
+        return self._tables.made
 
     def fill(self, hole: Hole) -> Source:
         return self._sources[hole]
@@ -122,7 +121,7 @@ class _Materialisation:
             return await self._in_parameters(shape, decoration, query, columns, names)
         table, plan = await self._keep(query, names)
         started = time.perf_counter()
-        stream = await self._predict(table, decoration, shape.names)
+        stream = await self._tables.predict(table, decoration, shape.names)
         seconds = time.perf_counter() - started
         devices = ", ".join(sorted(stream.devices)) or "no device"
         self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
@@ -143,22 +142,14 @@ class _Materialisation:
         types = [row[0] or "" for row in await self.exchange.ask(type_names(columns))]
         sheet = Columns(len(columns) + len(shape.names))
         stream = RowStream(decoration, self.attendant.services.pool, self.exchange.upstream, sheet, sheet.take)
-        await self._read(query.text, self.bound, stream)
+        await self._tables.read(query.text, self.bound, stream)
         first = len(self.bound.types) + 1
         self.bound = self.bound.extended(sheet.arrays())
         return unnested(first, names, types, shape.names)
 
-    async def _read(self, sql: str, bound: Bound, stream: RowStream) -> None:
-        """See the rows of `sql` through `stream`."""
-        exchange = self.exchange
-        parse = messages.parse(messages.Parse(_ROWS, sql.encode(exchange.codec), bound.types))
-        await exchange.swallow(_CLOSE_ROWS + parse + messages.bind(messages.Bind(_ROWS, _ROWS, bound.parameters)), b"312", 4)
-        await pump(exchange, stream, _ROWS, 0, self.attendant.stop)
-        await exchange.swallow(_CLOSE_ROWS, b"3", 2)
-
     async def _keep(self, query: Source, names: Sequence[str]) -> tuple[str, list[str]]:
         """A temporary table of the query's rows, and where a plan is asked for, how they were found."""
-        table = f"thanoproxy_{uuid4().hex}"
+        table = self._tables.new()
         columns = ", ".join(f"c{i}" for i in range(len(names)))
         create = Source("" if self.statement.explain is None else "EXPLAIN ANALYZE ")
         create.add(f"CREATE TEMPORARY TABLE {table} ({columns}) ON COMMIT DROP AS ")
@@ -167,21 +158,7 @@ class _Materialisation:
             rows = await self.exchange.ask(create.text, self.bound)
         except UpstreamError as problem:
             raise self._refusal(_renamed(problem.fields, names, self.exchange.codec), create) from None
-        self.tables.append(table)
         return table, [row[0] or "" for row in rows]
-
-    async def _predict(self, table: str, decoration: Decoration, added: Sequence[str]) -> RowStream:
-        """Put the predictions for the rows of `table` into a table beside it; each row that is read has its place and its image."""
-        exchange, services = self.exchange, self.attendant.services
-        await exchange.ask(predictions_table(table, added))
-        self.tables.append(f"{table}_p")
-        sql = f"SELECT q.ctid, q.c{decoration.image_column} FROM pg_temp.{table} q"  # noqa: S608
-        decoration.image_column = 1
-        with closing(Sheet(services.spool)) as sheet:
-            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_lines(exchange.codec))
-            await self._read(sql, Bound(), stream)
-            await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
-        return stream
 
     def _refusal(self, fields: ErrorFields, text: Source) -> Refused:
         shown = self.attendant.translated(fields, text)

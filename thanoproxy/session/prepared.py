@@ -14,7 +14,7 @@ from uuid import uuid4
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import described
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Rewrite, Save, Shape
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Refresh, Rewrite, Save, SaveRows, Shape
 from thanoproxy.wire.messages import Column, format_code
 
 __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
@@ -23,7 +23,7 @@ __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
 @dataclass(slots=True)
 class StatementOfOurs:
     """A prepared statement.  `inner` is None until the server has described the inner query; `body` is the client's own text,
-    with views written out that hold predictions (`expansion`)."""
+    with views written out that hold predictions (`expansion`); `given` is what is prepared, where that took questions to the server."""
 
     shape: Shape
     codec: str
@@ -31,6 +31,7 @@ class StatementOfOurs:
     inner: tuple[Column, ...] | None = None
     body: str = ""
     expansion: Source | None = None
+    given: Source | None = None
 
     @property
     def text(self) -> bytes:
@@ -41,7 +42,7 @@ class StatementOfOurs:
     @property
     def source(self) -> Source:
         """What the server judges, and which of it is the client's own text, for the positions in its errors."""
-        source = _source(self.shape)
+        source = self.given or _source(self.shape)
         source.outer = self.expansion
         return source
 
@@ -65,6 +66,7 @@ def _source(shape: Shape) -> Source:
         return described(shape)
     if isinstance(shape, Save):
         return saved(shape)
+    assert not isinstance(shape, SaveRows | Refresh), "these are given"
     return Source(shape.sql) if isinstance(shape, Rewrite) else Source(shape.inner.text, shape.inner.start)
 
 

@@ -31,7 +31,7 @@ from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, predicted, rewritten, unpredicted
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Decorate, Hole, Nested, Prepare, Rewrite, Save
+from thanoproxy.statements.shapes import Decorate, Hole, Nested, Prepare, Refresh, Rewrite, Save, SaveRows
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -55,6 +55,12 @@ def refuse_together(parts: Sequence[Part]) -> None:
         if isinstance(part.shape, Prepare) and len(parts) > 1:
             raise FeatureNotSupported(
                 "PREPARE of a PREDICT cannot share a string with other statements",
+                hint="Send the statement by itself.",
+                position=part.start + 1,
+            )
+        if isinstance(part.shape, SaveRows) and len(parts) > 1:
+            raise FeatureNotSupported(
+                "CREATE MATERIALIZED VIEW with a PREDICT cannot share a string with other statements",
                 hint="Send the statement by itself.",
                 position=part.start + 1,
             )
@@ -93,14 +99,14 @@ class Run:
             return
 
     def _add(self, part: Part, text: str) -> None:
-        if part.shape is None or isinstance(part.shape, Rewrite):
-            rewritten = part.shape
+        assert not isinstance(part.shape, Prepare | SaveRows), "refused before"
+        if part.shape is None or isinstance(part.shape, Rewrite | Refresh):
+            rewritten = part.shape if isinstance(part.shape, Rewrite) else None
             self.source.add(*((text[part.start : part.end], part.start) if rewritten is None else (rewritten.sql, None)))
             step = Relayed(self.exchange.client.write, retag(None if rewritten is None else rewritten.tag))
             self.script.steps.append(step)
             self.works.append(step)
             return
-        assert not isinstance(part.shape, Prepare), "refused before"
         if isinstance(part.shape, Save):
             self._add_saved(part.shape)
             return

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, split_statements, tokenize
-from thanoproxy.statements import build_model, drop_model, list_models, predict
+from thanoproxy.statements import build_model, drop_model, list_models, predict, refresh
 from thanoproxy.statements.nested import first_hole, is_view, nested
 from thanoproxy.statements.saved import save
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Rewrite, Save, Shape
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape
 
 __all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_arguments"]
 
-STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect]] = {
+STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect | Refresh]] = {
     ("BUILD",): build_model.parse,
     ("PREDICT",): predict.parse,
     ("LIST",): list_models.parse,
     ("DROP", "MODEL"): drop_model.parse,
     ("DELETE", "MODEL"): drop_model.parse,
+    ("REFRESH", "MATERIALIZED", "VIEW"): refresh.parse,
 }
 """The words a statement begins with.  A single word is one that begins no statement of PostgreSQL's; the cursor stands behind it."""
 
@@ -44,7 +45,7 @@ LATER: dict[tuple[str, ...], str] = {
 }
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
 
-MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE")
+MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE", b"REFRESH")
 """Every statement of ours holds one of these words: the bytes test that decides whether a text is looked at."""
 
 
@@ -137,10 +138,12 @@ def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple
     return next((words for words in table if statement.words(len(words)) == words), None)
 
 
-def _around(text: str, statement: Statement) -> Nested | Save:
+def _around(text: str, statement: Statement) -> Nested | Save | SaveRows:
     found = nested(text, statement)
-    words = [token.word for token in statement.tokens[:5]]
-    return save(found, statement.tokens) if is_view(words) else found
+    words = [token.word for token in statement.tokens]
+    if not is_view(words[:5]):
+        return found
+    return SaveRows(found, data=words[-2:] != ["NO", "DATA"]) if "MATERIALIZED" in words[:5] else save(found, statement.tokens)
 
 
 def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
@@ -157,7 +160,7 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     cursor.at = 1
     shape = STATEMENTS[words](cursor)
     hole = first_hole(statement)
-    if isinstance(shape, Rewrite) or hole is None or hole.start < shape.inner.start:
+    if isinstance(shape, Rewrite | Refresh) or hole is None or hole.start < shape.inner.start:
         return shape
     if isinstance(shape, Collect):
         raise FeatureNotSupported("PREDICT is not supported inside the query of a BUILD yet", position=hole.start + 1)

@@ -17,7 +17,7 @@ _FIRST_WORDS = frozenset(
     {"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "EXPLAIN", "PREPARE"}
     | {"PREDICT", "BUILD", "FIT", "CONVERT", "EVALUATE"}
 )
-"""What begins a statement that reads from FROM.  Of those with CREATE, it is CREATE TABLE."""
+"""What begins a statement that reads from FROM.  Of those with CREATE, it is CREATE TABLE and CREATE MATERIALIZED VIEW."""
 
 
 class Mention(NamedTuple):
@@ -45,7 +45,7 @@ def mentions(text: str, names: Container[str]) -> list[Mention]:
 
 def _mentions(text: str, tokens: Sequence[Token], names: Container[str]) -> Iterator[Mention]:
     words = [token.word or token.text for token in tokens[:4]]
-    if words[0] not in _FIRST_WORDS and not (words[0] == "CREATE" and "TABLE" in words):
+    if words[0] not in _FIRST_WORDS and not (words[0] == "CREATE" and {"TABLE", "MATERIALIZED"} & set(words)):
         return
     for i, token in enumerate(tokens):
         name = identifier(token)

@@ -79,7 +79,7 @@ def _refuse_others(statement: Statement, hole: Token) -> None:
     words = [token.word or token.text for token in statement.tokens[:5]]
     if words[0] in _AROUND or (words[0] == "CREATE" and ("TABLE" in words or is_view(words))):
         return
-    created = next((word for word in words if word in ("VIEW", "MATERIALIZED", "FUNCTION", "RULE")), "…")
+    created = next((word for word in words if word in ("FUNCTION", "PROCEDURE", "RULE")), "…")
     what = f"CREATE {created}" if words[0] == "CREATE" else words[0]
     raise FeatureNotSupported(
         f"PREDICT is not supported inside {what} yet", hint="CREATE TABLE … AS PREDICT … stores predictions.", position=hole.start + 1
@@ -87,8 +87,8 @@ def _refuse_others(statement: Statement, hole: Token) -> None:
 
 
 def is_view(words: Sequence[str]) -> bool:
-    """Whether a statement with these first words is CREATE VIEW."""
-    return words[0] == "CREATE" and "VIEW" in words and "MATERIALIZED" not in words
+    """Whether a statement with these first words is CREATE [MATERIALIZED] VIEW."""
+    return words[0] == "CREATE" and "VIEW" in words
 
 
 def _explain(tokens: Sequence[Token]) -> Explain | None:

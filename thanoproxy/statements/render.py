@@ -9,7 +9,7 @@ from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import MARK, Need
 from thanoproxy.statements.shapes import Decorate, Hole, Nested, Rewrite
 
-__all__ = ["described", "filled", "hole_query", "narrowed", "predicted", "quoted", "rewritten", "unpredicted"]
+__all__ = ["described", "filled", "hole_query", "inner_span", "narrowed", "predicted", "quoted", "rewritten", "unpredicted"]
 
 Fill = Callable[[Hole], Source]
 
@@ -25,7 +25,7 @@ def described(statement: Nested) -> Source:
     def fill(hole: Hole) -> Source:
         if isinstance(hole.shape, Rewrite):
             return rewritten(hole.shape)
-        query = filled(statement, *_inner_span(hole), hole.holes, fill)
+        query = filled(statement, *inner_span(hole), hole.holes, fill)
         alias = f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q"
         return unpredicted(hole.shape, query, alias, "thanosql.unpredicted()")
 
@@ -67,7 +67,7 @@ def narrowed(query: Source, need: Need, columns: Sequence[str]) -> Source:
 
 def hole_query(statement: Nested, hole: Hole, fill: Fill) -> Source:
     """The hole's own query, which runs before the statement around it does, with the WITH items that it names."""
-    query = filled(statement, *_inner_span(hole), hole.holes, fill)
+    query = filled(statement, *inner_span(hole), hole.holes, fill)
     if not hole.contexts:
         return query
     source = Source()
@@ -115,6 +115,7 @@ def rewritten(shape: Rewrite) -> Source:
     return Source(shape.sql)
 
 
-def _inner_span(hole: Hole) -> tuple[int, int]:
+def inner_span(hole: Hole) -> tuple[int, int]:
+    """Where the hole's query stands in the client's text."""
     assert not isinstance(hole.shape, Rewrite), "a rewrite has no query"
     return hole.shape.inner.start, hole.shape.inner.start + len(hole.shape.inner.text)

@@ -5,16 +5,19 @@ arguments say all that it takes to predict:
 
     client   CREATE VIEW v AS PREDICT USING m AS SELECT id, image FROM t
     server   CREATE VIEW v WITH (security_invoker = true) AS
-             SELECT q.*, thanosql.saved('PREDICT USING m AS ', 'predicted', NULL::text) AS "predicted" FROM (SELECT id, image FROM t) AS q
+             SELECT q.*, thanosql.saved('PREDICT USING m AS', 'predicted', NULL::text) AS "predicted" FROM (SELECT id, image FROM t) AS q
 
 So the definition lives where PostgreSQL keeps it: it follows tables and columns that are renamed, it is dumped and restored, \\dv lists it,
 and DROP takes it away.  Where a statement reads the view, its definition (`pg_get_viewdef`) is turned back into the dialect and put in the
 place of the name; what comes of it is a statement with holes like any other.
+
+A materialized view has a call of `thanosql.predicted` there, which looks a prediction up in a table of ours.  The proxy fills that before
+it lets the server make or refresh the view, with what the table does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pglast
@@ -24,12 +27,13 @@ from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import FeatureNotSupported, InternalError, SyntaxProblem
 from thanoproxy.sql.source import Source
 from thanoproxy.sql.tokens import Token, identifier, tokenize
-from thanoproxy.statements.render import filled, quoted
+from thanoproxy.statements.render import filled, inner_span, quoted, rewritten
 from thanoproxy.statements.shapes import Hole, Nested, Rewrite, Save
 
-__all__ = ["in_dialect", "save", "saved", "stub"]
+__all__ = ["head", "in_dialect", "kept", "save", "saved", "stub"]
 
 _OPTION = "security_invoker"
+_FUNCTIONS = ("saved", "predicted")
 
 
 def in_dialect(definition: str) -> str:
@@ -39,7 +43,7 @@ def in_dialect(definition: str) -> str:
     calls = _calls(definition)
     if not calls:
         return definition  # it reads other views
-    places = [i for i in range(len(tokens) - 3) if [t.word or t.text for t in tokens[i : i + 4]] == ["THANOSQL", ".", "SAVED", "("]]
+    places = [i for i in range(len(tokens) - 3) if _is_call(tokens, i)]
     if len(calls) != len(places):
         raise InternalError("the definition of a view with predictions cannot be read")
     edits: dict[tuple[int, int], str] = {}
@@ -48,8 +52,13 @@ def in_dialect(definition: str) -> str:
         query = _from_query(tokens, end)
         alias = tokens[_closing(tokens, query) + 1]
         edits[tokens[i].start, tokens[end].end] = f"{definition[alias.start : alias.end]}.{quoted(name)}"
-        edits[tokens[query].end, tokens[query].end] = head
+        edits[tokens[query].end, tokens[query].end] = f"{head} "
     return _plain(definition, calls) or _edited(definition, edits)
+
+
+def _is_call(tokens: Sequence[Token], i: int) -> bool:
+    words = [token.word or token.text for token in tokens[i : i + 4]]
+    return words[:2] == ["THANOSQL", "."] and words[2].lower() in _FUNCTIONS and words[3] == "("
 
 
 def _edited(text: str, edits: Mapping[tuple[int, int], str]) -> str:
@@ -61,14 +70,18 @@ def _edited(text: str, edits: Mapping[tuple[int, int], str]) -> str:
 
 
 def _calls(definition: str) -> list[tuple[str, str]]:
-    """The first two arguments of each call of `thanosql.saved`, in order."""
+    """The first two arguments of each call that stands for a prediction, in order."""
     found = []
     for node in _walk(pglast.parse_sql(definition)[0].stmt):
-        if isinstance(node, ast.FuncCall) and [part.sval for part in node.funcname or ()] == ["thanosql", "saved"]:
+        if isinstance(node, ast.FuncCall) and _is_ours([part.sval for part in node.funcname or ()]):
             constants: list[Any] = [argument.arg if isinstance(argument, ast.TypeCast) else argument for argument in node.args or ()]
             head, name = constants[:2]
             found.append((node.location, head.val.sval, name.val.sval))
     return [(head, name) for _, head, name in sorted(found)]
+
+
+def _is_ours(name: Sequence[str]) -> bool:
+    return len(name) == 2 and name[0] == "thanosql" and name[1] in _FUNCTIONS
 
 
 def _plain(definition: str, calls: Sequence[tuple[str, str]]) -> str | None:
@@ -90,7 +103,7 @@ def _plain(definition: str, calls: Sequence[tuple[str, str]]) -> str | None:
     tokens = tokenize(definition)
     call = next(i for i in range(len(tokens)) if tokens[i].word == "THANOSQL")
     query = _from_query(tokens, call)
-    return head + definition[tokens[query].end : tokens[_closing(tokens, query)].start]
+    return f"{head} " + definition[tokens[query].end : tokens[_closing(tokens, query)].start]
 
 
 def _last(node: Any) -> str | None:
@@ -170,13 +183,33 @@ def saved(save_: Save) -> Source:
 
 
 def stub(statement: Nested, hole: Hole) -> Source:
-    """The hole as the server keeps it."""
+    """The hole as a view has it."""
     if isinstance(hole.shape, Rewrite):
-        return Source(hole.shape.sql)
-    inner = hole.shape.inner
-    head = statement.text[hole.start - statement.start : inner.start - statement.start]
-    calls = (f"thanosql.saved({literal(head)}, {literal(name)}, NULL::pg_catalog.text) AS {quoted(name)}" for name in hole.shape.names)
-    source = Source(f"SELECT q.*, {', '.join(calls)} FROM (")  # noqa: S608 - literals and quoted names
-    source.extend(filled(statement, inner.start, inner.start + len(inner.text), hole.holes, lambda inside: stub(statement, inside)))
+        return rewritten(hole.shape)
+    query = filled(statement, *inner_span(hole), hole.holes, lambda inside: stub(statement, inside))
+    return _called(hole, query, (f"thanosql.saved({_arguments(statement, hole, name)})" for name in hole.shape.names))
+
+
+def kept(statement: Nested, hole: Hole, query: Source, image: str) -> Source:
+    """The hole as a materialized view has it, with the name of its image column."""
+    assert not isinstance(hole.shape, Rewrite), "a rewrite has no predictions"
+    key = f"thanosql.image_key(q.{quoted(image)})"
+    return _called(hole, query, (f"thanosql.predicted({_arguments(statement, hole, name, key)})" for name in hole.shape.names))
+
+
+def head(statement: Nested, hole: Hole) -> str:
+    """The hole's statement up to its query."""
+    return statement.text[hole.start - statement.start : inner_span(hole)[0] - statement.start].strip()
+
+
+def _arguments(statement: Nested, hole: Hole, name: str, *more: str) -> str:
+    return ", ".join((literal(head(statement, hole)), literal(name), *more, "NULL::pg_catalog.text"))
+
+
+def _called(hole: Hole, query: Source, calls: Iterable[str]) -> Source:
+    assert not isinstance(hole.shape, Rewrite), "a rewrite has no predictions"
+    added = (f"{call} AS {quoted(name)}" for call, name in zip(calls, hole.shape.names, strict=True))
+    source = Source(f"SELECT q.*, {', '.join(added)} FROM (")  # noqa: S608 - literals and quoted names
+    source.extend(query)
     source.add("\n) AS q")
     return source

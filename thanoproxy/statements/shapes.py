@@ -7,7 +7,7 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
     Decorate   each row of the inner query gets columns of ours on its way to the client
     Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
     Nested     a statement of PostgreSQL's with statements of ours inside: they become temporary tables that it reads
-    Save       a CREATE VIEW with statements of ours inside, which is stored
+    Save       a CREATE VIEW with statements of ours inside, which is stored; SaveRows and Refresh are for materialized ones
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ __all__ = [
     "Hole",
     "Nested",
     "Prepare",
+    "Refresh",
     "Rewrite",
     "Save",
+    "SaveRows",
+    "Saving",
     "Seal",
     "Shape",
     "Training",
@@ -230,14 +233,35 @@ class Save:
     option: str
 
 
-Shape = Rewrite | Decorate | Collect | Nested | Save
+@dataclass(frozen=True, slots=True)
+class SaveRows:
+    """CREATE MATERIALIZED VIEW over a statement with holes; without `data` it stays empty until it is refreshed."""
+
+    statement: Nested
+    data: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """REFRESH of what may be a materialized view with predictions: `name` as written in `text`, which is at `start`."""
+
+    text: str
+    start: int
+    name: str
+    data: bool
+
+
+Saving = Save | SaveRows | Refresh
+"""What PostgreSQL runs in its own way, once what it needs is there."""
+
+Shape = Rewrite | Decorate | Collect | Nested | Saving
 
 
 def decorates(shape: Shape | Hole) -> Iterator[Decorate]:
     """The statements in `shape` that need a model."""
     if isinstance(shape, Decorate):
         yield shape
-    elif isinstance(shape, Save):
+    elif isinstance(shape, Save | SaveRows):
         yield from decorates(shape.statement)
     elif isinstance(shape, Nested):
         for hole in shape.holes:

@@ -1,0 +1,149 @@
+"""Materialized views with predictions: before the server makes or refreshes one, thanosql.prediction gets what it will look up there.
+
+    CREATE    the holes are those of the statement; what goes to the server has calls of `thanosql.predicted` in their place
+    REFRESH   the holes are those of the view's definition (`thanoproxy.statements.saved.in_dialect`); the statement itself stays
+
+Only images that have no prediction by this version of the model are predicted, each once.  The server refreshes with the rights of
+the view's owner, in a restricted way that we do not have for the view's query, so nobody else may refresh one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from thanoproxy import statements
+from thanoproxy.catalog import store
+from thanoproxy.catalog.quote import literal
+from thanoproxy.errors import InsufficientPrivilege, InternalError, SyntaxProblem
+from thanoproxy.session.materialise import Refused
+from thanoproxy.session.tables import Tables
+from thanoproxy.sql.source import Source
+from thanoproxy.statements.render import filled, hole_query, inner_span, quoted, rewritten
+from thanoproxy.statements.saved import head, in_dialect, kept
+from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Refresh, Rewrite, SaveRows
+from thanoproxy.wire.pipeline import UpstreamError
+
+if TYPE_CHECKING:
+    from thanoproxy.session.attend import Attendant
+
+__all__ = ["keep", "planned"]
+
+
+class _Part(NamedTuple):
+    """One hole: what predicts, its query, and the name of the image's column there."""
+
+    hole: Hole
+    shape: Decorate
+    decoration: Decoration
+    query: Source
+    image: str
+
+
+class _Plan(NamedTuple):
+    """`source` is the statement as the server may run it, once the parts are predicted, the innermost first."""
+
+    source: Source
+    parts: list[_Part]
+
+
+async def planned(attendant: Attendant, shape: SaveRows | Refresh) -> Source:
+    """What is prepared upstream.  Raises `ThanoError`, or `Refused` for what the server finds wrong."""
+    if isinstance(shape, Refresh):
+        return Source(shape.text, shape.start)
+    return (await _plan(attendant, shape.statement)).source
+
+
+async def keep(attendant: Attendant, shape: SaveRows | Refresh) -> list[str]:
+    """Predict what `shape` needs and has not got; the temporary tables that this took.  Raises as `planned` does."""
+    statement = await _defined(attendant, shape) if isinstance(shape, Refresh) else shape.statement
+    if statement is None or not shape.data:
+        return []
+    tables, expansion = Tables(attendant), attendant.expansion
+    if isinstance(shape, Refresh):
+        attendant.expansion = Source()  # no position in a definition is one in the client's text
+    for part in (await _plan(attendant, statement)).parts:
+        await _fill(attendant, tables, statement, part)
+    attendant.expansion = expansion
+    return tables.made
+
+
+async def _defined(attendant: Attendant, shape: Refresh) -> Nested | None:
+    """The query of a materialized view with predictions; None if it is another one, or nothing at all."""
+    found = await attendant.exchange.ask(store.saved_rows(shape.name))
+    if not found:
+        return None
+    definition, name, own = found[0]
+    if own != "t":
+        raise InsufficientPrivilege(
+            f"must be owner of materialized view {name}", hint="A view with predictions is refreshed by its owner (SET ROLE)."
+        )
+    assert definition is not None, "a view has one"
+    # Around a PREDICT that is all there is, it is a statement with a hole like any other.
+    parts = statements.recognise(f"TABLE v UNION (\n{in_dialect(definition)}\n)") or []
+    if len(parts) != 1 or not isinstance(parts[0].shape, Nested):
+        raise InternalError(f'the definition of materialized view "{name}" cannot be read')
+    return parts[0].shape
+
+
+async def _plan(attendant: Attendant, statement: Nested) -> _Plan:
+    sources, parts = dict[Hole, Source](), list[_Part]()
+    for hole in _inside_out(statement.holes):
+        if isinstance(hole.shape, Rewrite):
+            sources[hole] = rewritten(hole.shape)
+            continue
+        part = await _part(attendant, hole, hole.shape, hole_query(statement, hole, sources.__getitem__))
+        own = filled(statement, *inner_span(hole), hole.holes, sources.__getitem__)
+        sources[hole] = kept(statement, hole, own, part.image)
+        parts.append(part)
+    return _Plan(filled(statement, statement.start, statement.end, statement.holes, sources.__getitem__), parts)
+
+
+async def _part(attendant: Attendant, hole: Hole, shape: Decorate, query: Source) -> _Part:
+    exchange = attendant.exchange
+    try:
+        columns = await exchange.columns(query.text, ())
+    except UpstreamError as problem:
+        raise Refused(attendant.translated(problem.fields, query)) from None
+    if columns is None:
+        raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
+    shape.columns(columns, exchange.codec)
+    found = await exchange.ask(shape.lookup())
+    decoration = shape.open(found[0] if found else None, columns, exchange.codec, attendant.services.seal)
+    return _Part(hole, shape, decoration, query, columns[decoration.image_column].name.decode(exchange.codec, "replace"))
+
+
+async def _fill(attendant: Attendant, tables: Tables, statement: Nested, part: _Part) -> None:
+    exchange, table = attendant.exchange, tables.new()
+    made_by = f"p.statement OPERATOR(pg_catalog.=) {literal(head(statement, part.hole))}::pg_catalog.text"
+    image = f"q.{quoted(part.image)}"
+    create = Source(
+        f"CREATE TEMPORARY TABLE {table} (c0, c1) ON COMMIT DROP AS SELECT DISTINCT ON (k.key) k.key, k.image FROM ("  # noqa: S608
+        f"SELECT thanosql.image_key({image}) AS key, {image} AS image FROM ("
+    )
+    create.extend(part.query)
+    create.add(
+        "\n) AS q) AS k WHERE k.key IS NOT NULL AND NOT EXISTS (SELECT FROM thanosql.prediction p "
+        f"WHERE p.owner OPERATOR(pg_catalog.=) CURRENT_USER AND {made_by} AND p.image OPERATOR(pg_catalog.=) k.key "
+        f"AND p.artifact OPERATOR(pg_catalog.=) {literal(part.decoration.artifact)}::pg_catalog.text)"
+    )
+    try:
+        await exchange.ask(create.text)
+    except UpstreamError as problem:
+        raise Refused(attendant.translated(problem.fields, create)) from None
+    part.decoration.image_column = 1
+    await tables.predict(table, part.decoration, part.shape.names)
+    pairs = ", ".join(f"{literal(name)}, p.p{i}" for i, name in enumerate(part.shape.names))
+    await exchange.ask(
+        "INSERT INTO thanosql.prediction (statement, image, artifact, result) "  # noqa: S608
+        f"SELECT {literal(head(statement, part.hole))}, q.c0, {literal(part.decoration.artifact)}, pg_catalog.jsonb_build_object({pairs}) "
+        f"FROM pg_temp.{table} q JOIN pg_temp.{table}_p p ON p.place OPERATOR(pg_catalog.=) q.ctid "
+        "ON CONFLICT (owner, statement, image) DO UPDATE "
+        "SET artifact = excluded.artifact, identity = excluded.identity, result = excluded.result, predicted_at = excluded.predicted_at"
+    )
+
+
+def _inside_out(holes: Sequence[Hole]) -> Iterator[Hole]:
+    for hole in holes:
+        yield from _inside_out(hole.holes)
+        yield hole
