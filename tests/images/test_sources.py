@@ -32,6 +32,16 @@ def test_a_relative_path_is_looked_up_below_the_root(root: Path, name: str) -> N
     assert read(root, name) in (b"top", b"cat")
 
 
+def test_a_file_that_is_written_anew_has_another_identity(root: Path) -> None:
+    sources = open_sources([str(root)])
+    before = sources.identity("top.png")
+    assert before == sources.identity("./top.png")
+    os.utime(root / "top.png", ns=(1, 1))
+    assert sources.identity("top.png") not in (None, before)
+    assert sources.identity("../secret.png") is None
+    assert sources.identity(b"the image itself") == ""
+
+
 def test_an_absolute_path_and_a_file_url_are_good_below_the_root(root: Path) -> None:
     assert read(root, str(root / "cats" / "1.png")) == b"cat"
     assert read(root, f"file://{root}/cats/1.png") == b"cat"

@@ -68,6 +68,21 @@ class TestRefresh:
         assert predicted(tables) == 3
         assert same(tables)
 
+    def test_a_file_that_was_written_anew_is_predicted_again(self, proxy: Proxy, tables: Connection) -> None:
+        copied = proxy.images / "changing.png"
+        copied.write_bytes((proxy.images / "blue" / "0.png").read_bytes())
+        run(tables, "INSERT INTO photos VALUES (100, 'changing.png')", f"CREATE MATERIALIZED VIEW mv AS {QUERY}")
+        predicted(tables)
+        copied.write_bytes((proxy.images / "red" / "0.png").read_bytes())
+        run(tables, "REFRESH MATERIALIZED VIEW mv")
+        assert predicted(tables) == 1
+        assert fetched(tables, "SELECT predicted FROM mv WHERE id = 100") == fetched(
+            tables, "SELECT predicted FROM mv WHERE image = 'red/0.png'"
+        )
+        copied.unlink()
+        with pytest.raises(errors.UndefinedFile, match=r"changing\.png"):
+            tables.execute("REFRESH MATERIALIZED VIEW mv")
+
     def test_a_null_image_has_a_null_prediction(self, tables: Connection) -> None:
         run(tables, "INSERT INTO photos VALUES (-1, NULL)", f"CREATE MATERIALIZED VIEW mv AS {QUERY}")
         assert fetched(tables, "SELECT predicted FROM mv WHERE id = -1") == [(None,)]

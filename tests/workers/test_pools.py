@@ -48,6 +48,14 @@ async def test_a_row_that_fails_is_reported_beside_the_others(pool: Pool, artifa
     assert (await pool.predict(jobs.Predict("nulls", artifact, [None, None]))).classes == [None, None]
 
 
+async def test_an_image_is_another_when_its_file_is_written_anew(pool: Pool) -> None:
+    images: list[jobs.Image] = ["0.png", "gone.png", b"bytes", "data:,x", None, "s3://bucket/1.png"]
+    first, second = [(await pool.identify(jobs.Identify(job, images))).identities for job in ("a", "b")]
+    assert first == second
+    assert first[0]
+    assert first[1:] == [None, "", "", None, None]
+
+
 async def test_errors_arrive_as_they_were_raised(pool: Pool, rows: Rows, tmp_path: Path) -> None:
     with pytest.raises(ArtifactCorrupt, match="missing from the artifact store") as caught:
         await pool.predict(jobs.Predict("p", "0" * 64, ["0.png"]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import Self
 from urllib.parse import unquote
 
-from thanoproxy.errors import FileUnavailable
+from thanoproxy.errors import FileUnavailable, WorkerFailure
 from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
 from thanoproxy.images.source import MAX_BYTES, Source, shown, too_large
 
@@ -32,16 +33,31 @@ class LocalPath(Source):
         return isinstance(image, str) and (image.startswith("file:///") or not _URL.match(image))
 
     def read(self, image: str | bytes) -> bytes:
-        assert isinstance(image, str), "claimed"
-        name = unquote(image[7:]) if image.startswith("file:///") else image
         try:
-            return self._roots.read(name, MAX_BYTES)
+            return self._roots.read(_name(image), MAX_BYTES)
         except NotBeneath:
             raise FileUnavailable(f"image file {shown(image)} is not available", hint=self._hint()) from None
         except TooLarge:
             raise too_large(image) from None
 
+    def identity(self, image: str | bytes) -> str | None:
+        """When the file was last written, in nanoseconds, and its size; None where there is no such file."""
+        try:
+            descriptor = self._roots.open(_name(image))
+        except (NotBeneath, WorkerFailure):
+            return None
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        return f"{found.st_mtime_ns}-{found.st_size}"
+
     def _hint(self) -> str:
         if not self._any:
             return "No image root is configured: start the proxy with --image-root DIR."
         return "Paths are looked up below the image roots (--image-root DIR); files elsewhere cannot be used."
+
+
+def _name(image: str | bytes) -> str:
+    assert isinstance(image, str), "claimed"
+    return unquote(image[7:]) if image.startswith("file:///") else image

@@ -30,12 +30,20 @@ class Source(ABC):
     def read(self, image: str | bytes) -> bytes:
         """The encoded image, at most `MAX_BYTES` long.  Raises `FileUnavailable` or `InvalidImage`."""
 
+    def identity(self, image: str | bytes) -> str | None:
+        """What changes when the image does, though `image` stays the same; '' where `image` says it all, None where there is none."""
+        return ""
+
 
 class Sources:
     """The configured sources, in order."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = tuple(sources)
+
+    def identity(self, image: str | bytes) -> str | None:
+        """See `Source.identity`; None for what no source claims.  Raises nothing: whoever reads the image hears what is wrong."""
+        return next((source.identity(image) for source in self._sources if source.claims(image)), None)
 
     def read(self, image: str | bytes) -> bytes:
         """The encoded bytes of `image`.  Raises `FileUnavailable`, `InvalidImage` (empty or too large) or `FeatureNotSupported`."""

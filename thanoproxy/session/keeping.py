@@ -3,19 +3,22 @@
     CREATE    the holes are those of the statement; what goes to the server has calls of `thanosql.predicted` in their place
     REFRESH   the holes are those of the view's definition (`thanoproxy.statements.saved.in_dialect`); the statement itself stays
 
-Only images that have no prediction by this version of the model are predicted, each once.  The server refreshes with the rights of
-the view's owner, in a restricted way that we do not have for the view's query, so nobody else may refresh one of these.
+Only images that have no prediction by this version of the model are predicted, each once; a file that was written anew is another
+image.  The server refreshes with the rights of the view's owner, in a restricted way that we do not have for the view's query, so
+nobody else may refresh one of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
 
 from thanoproxy import statements
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import InsufficientPrivilege, InternalError, SyntaxProblem
+from thanoproxy.session.exchange import Bound
 from thanoproxy.session.materialise import Refused
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
@@ -23,6 +26,8 @@ from thanoproxy.statements.render import filled, hole_query, inner_span, quoted,
 from thanoproxy.statements.saved import head, in_dialect, kept
 from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Refresh, Rewrite, SaveRows
 from thanoproxy.wire.pipeline import UpstreamError
+from thanoproxy.wire.values import BYTEA, text_array
+from thanoproxy.workers import jobs
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
@@ -31,13 +36,14 @@ __all__ = ["keep", "planned"]
 
 
 class _Part(NamedTuple):
-    """One hole: what predicts, its query, and the name of the image's column there."""
+    """One hole: what predicts, its query, and the image's column there."""
 
     hole: Hole
     shape: Decorate
     decoration: Decoration
     query: Source
     image: str
+    type_oid: int
 
 
 class _Plan(NamedTuple):
@@ -110,37 +116,72 @@ async def _part(attendant: Attendant, hole: Hole, shape: Decorate, query: Source
     shape.columns(columns, exchange.codec)
     found = await exchange.ask(shape.lookup())
     decoration = shape.open(found[0] if found else None, columns, exchange.codec, attendant.services.seal)
-    return _Part(hole, shape, decoration, query, columns[decoration.image_column].name.decode(exchange.codec, "replace"))
+    image = columns[decoration.image_column]
+    return _Part(hole, shape, decoration, query, image.name.decode(exchange.codec, "replace"), image.type_oid)
 
 
 async def _fill(attendant: Attendant, tables: Tables, statement: Nested, part: _Part) -> None:
-    exchange, table = attendant.exchange, tables.new()
-    made_by = f"p.statement OPERATOR(pg_catalog.=) {literal(head(statement, part.hole))}::pg_catalog.text"
-    image = f"q.{quoted(part.image)}"
+    """Into thanosql.prediction what `part` needs and it does not have."""
+    exchange, image = attendant.exchange, f"q.{quoted(part.image)}"
+    images, wanted = tables.new(), tables.new()
     create = Source(
-        f"CREATE TEMPORARY TABLE {table} (c0, c1) ON COMMIT DROP AS SELECT DISTINCT ON (k.key) k.key, k.image FROM ("  # noqa: S608
-        f"SELECT thanosql.image_key({image}) AS key, {image} AS image FROM ("
+        f"CREATE TEMPORARY TABLE {images} (c0, c1) ON COMMIT DROP AS SELECT DISTINCT ON (k.key) k.key, k.image "  # noqa: S608
+        f"FROM (SELECT thanosql.image_key({image}) AS key, {image} AS image FROM ("
     )
     create.extend(part.query)
-    create.add(
-        "\n) AS q) AS k WHERE k.key IS NOT NULL AND NOT EXISTS (SELECT FROM thanosql.prediction p "
-        f"WHERE p.owner OPERATOR(pg_catalog.=) CURRENT_USER AND {made_by} AND p.image OPERATOR(pg_catalog.=) k.key "
-        f"AND p.artifact OPERATOR(pg_catalog.=) {literal(part.decoration.artifact)}::pg_catalog.text)"
-    )
+    create.add("\n) AS q) AS k WHERE k.key IS NOT NULL")
     try:
         await exchange.ask(create.text)
     except UpstreamError as problem:
         raise Refused(attendant.translated(problem.fields, create)) from None
+    await exchange.ask(f"CREATE TEMPORARY TABLE {images}_i (place pg_catalog.tid, identity pg_catalog.text) ON COMMIT DROP")
+    tables.made.append(f"{images}_i")
+    if part.type_oid != BYTEA:
+        await _identify(attendant, images)
+    made_by = {"statement": literal(head(statement, part.hole)), "artifact": literal(part.decoration.artifact)}
+    await exchange.ask(_WANTED.format(images=images, wanted=wanted, **made_by))
     part.decoration.image_column = 1
-    await tables.predict(table, part.decoration, part.shape.names)
-    pairs = ", ".join(f"{literal(name)}, p.p{i}" for i, name in enumerate(part.shape.names))
-    await exchange.ask(
-        "INSERT INTO thanosql.prediction (statement, image, artifact, result) "  # noqa: S608
-        f"SELECT {literal(head(statement, part.hole))}, q.c0, {literal(part.decoration.artifact)}, pg_catalog.jsonb_build_object({pairs}) "
-        f"FROM pg_temp.{table} q JOIN pg_temp.{table}_p p ON p.place OPERATOR(pg_catalog.=) q.ctid "
-        "ON CONFLICT (owner, statement, image) DO UPDATE "
-        "SET artifact = excluded.artifact, identity = excluded.identity, result = excluded.result, predicted_at = excluded.predicted_at"
-    )
+    await tables.predict(wanted, part.decoration, part.shape.names)
+    result = ", ".join(f"{literal(name)}, p.p{i}" for i, name in enumerate(part.shape.names))
+    await exchange.ask(_KEEP.format(wanted=wanted, result=result, **made_by))
+
+
+async def _identify(attendant: Attendant, images: str) -> None:
+    """A table beside that of the images: where a file was written anew, the prediction of its old content is void."""
+    exchange, codec, last = attendant.exchange, attendant.exchange.codec, "(0,0)"
+    while rows := await exchange.ask(_NEXT.format(images=images, last=last, count=_AT_ONCE)):
+        places = [place or "" for place, _ in rows]
+        last = places[-1]
+        found = await attendant.services.pool.identify(jobs.Identify(uuid4().hex, [image for _, image in rows]))
+        columns = [[None if value is None else value.encode(codec) for value in column] for column in (places, found.identities)]
+        await exchange.ask(_IDENTIFIED.format(images=images), Bound().extended([text_array(column) for column in columns]))
+
+
+_AT_ONCE = 2000
+_NEXT = """
+SELECT q.ctid, q.c1::pg_catalog.text FROM pg_temp.{images} q
+WHERE q.ctid OPERATOR(pg_catalog.>) '{last}'::pg_catalog.tid ORDER BY q.ctid LIMIT {count}
+"""
+_IDENTIFIED = """
+INSERT INTO pg_temp.{images}_i SELECT u.place::pg_catalog.tid, u.identity
+FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (place, identity)
+"""
+_WANTED = """
+CREATE TEMPORARY TABLE {wanted} (c0, c1, c2) ON COMMIT DROP AS SELECT q.c0, q.c1, coalesce(i.identity, '')
+FROM pg_temp.{images} q LEFT JOIN pg_temp.{images}_i i ON i.place OPERATOR(pg_catalog.=) q.ctid
+WHERE NOT EXISTS (
+    SELECT FROM thanosql.prediction p
+    WHERE p.owner OPERATOR(pg_catalog.=) CURRENT_USER AND p.statement OPERATOR(pg_catalog.=) {statement}::pg_catalog.text
+      AND p.image OPERATOR(pg_catalog.=) q.c0 AND p.artifact OPERATOR(pg_catalog.=) {artifact}::pg_catalog.text
+      AND p.identity OPERATOR(pg_catalog.=) coalesce(i.identity, ''))
+"""
+_KEEP = """
+INSERT INTO thanosql.prediction (statement, image, artifact, identity, result)
+SELECT {statement}, q.c0, {artifact}, q.c2, pg_catalog.jsonb_build_object({result})
+FROM pg_temp.{wanted} q JOIN pg_temp.{wanted}_p p ON p.place OPERATOR(pg_catalog.=) q.ctid
+ON CONFLICT (owner, statement, image) DO UPDATE
+SET artifact = excluded.artifact, identity = excluded.identity, result = excluded.result, predicted_at = excluded.predicted_at
+"""
 
 
 def _inside_out(holes: Sequence[Hole]) -> Iterator[Hole]:

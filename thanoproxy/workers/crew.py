@@ -1,6 +1,6 @@
 """What the pools of worker processes share: each job goes to the least busy worker, and waits for one where there is none.
 
-A job whose worker dies fails with `WorkerFailure`; a PREDICT or a Load, which leaves nothing behind, is first tried once more
+A job whose worker dies fails with `WorkerFailure`; a PREDICT, a Load or an Identify, which leave nothing behind, is first tried once more
 on whichever worker is there.
 """
 
@@ -43,6 +43,9 @@ class Crew(ABC):
     async def predict(self, request: jobs.Predict) -> jobs.Predicted:
         return await self._ask(request, jobs.Predicted)
 
+    async def identify(self, request: jobs.Identify) -> jobs.Identified:
+        return await self._ask(request, jobs.Identified)
+
     async def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         line = await self._pick()
         line.builds += 1
@@ -53,7 +56,7 @@ class Crew(ABC):
         finally:
             line.builds -= 1
 
-    async def _ask(self, request: jobs.Load | jobs.Predict, kind: type[Answer]) -> Answer:
+    async def _ask(self, request: jobs.Load | jobs.Predict | jobs.Identify, kind: type[Answer]) -> Answer:
         try:
             return await one_reply((await self._pick()).send, request, kind)
         except WorkerFailure:

@@ -32,7 +32,7 @@ from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
 from thanoproxy.workers.memory import give_back_freed_memory
-from thanoproxy.workers.predicting import Chunk, Intake, Prediction
+from thanoproxy.workers.predicting import INTERACTIVE, Chunk, Intake, Prediction
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -52,7 +52,7 @@ class _Task:
     """A request under way: whose it is, where its replies go, and what it has become."""
 
     key: Key
-    request: jobs.Predict | jobs.Build | jobs.Load
+    request: jobs.Predict | jobs.Build | jobs.Load | jobs.Identify
     reply: Reply
     prediction: Prediction | None = None
     steps: Generator[Step, None, jobs.Built] | None = None
@@ -72,7 +72,7 @@ class DeviceLoop:
         self._on_fatal = on_fatal
         self._queue_rows = settings.queue_rows
         store = open_store(settings.artifacts_url)
-        sources = open_sources(settings.image_roots)
+        sources = self._sources = open_sources(settings.image_roots)
         self._loaders = LoaderThreads(settings.loader_threads or cores(), _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
@@ -104,6 +104,8 @@ class DeviceLoop:
             if isinstance(request, jobs.Build):
                 self._builds.append(task)
                 self._changed.notify()
+            elif isinstance(request, jobs.Identify):
+                self._loaders.submit(lambda: self._identify(task, request), INTERACTIVE)
             elif isinstance(request, jobs.Predict) and (model := self._residency.loaded(request.artifact)) is not None:
                 self._begin(task, request, model)
             else:
@@ -164,6 +166,14 @@ class DeviceLoop:
             self._intake.add(task.prediction)
         else:
             self._finish(task, task.prediction.answer())
+
+    # On a loader thread.
+
+    def _identify(self, task: _Task, request: jobs.Identify) -> None:
+        identities = [None if image is None else self._sources.identity(image) for image in request.images]
+        with self._changed:
+            if self._tasks.get(task.key) is task:
+                self._finish(task, jobs.Identified(request.job, identities))
 
     # On a loader thread, under the lock.
 

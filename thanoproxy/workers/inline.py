@@ -45,6 +45,9 @@ class InlinePool:
     async def predict(self, request: jobs.Predict) -> jobs.Predicted:
         return await one_reply(self._send, request, jobs.Predicted)
 
+    async def identify(self, request: jobs.Identify) -> jobs.Identified:
+        return await one_reply(self._send, request, jobs.Identified)
+
     def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         return until_built(self._send, request)
 

@@ -9,6 +9,8 @@ a whole direction (`REQUEST`, `REPLY`).  Workers know nothing of SQL, sessions o
       Build(job, architecture, spool) --->
                                       <---   Progress(job, …)  (once an epoch, and at least every 10 s)
                                       <---   Built(job, artifact, …)
+      Identify(job, images)           --->
+                                      <---   Identified(job, identities)
       Cancel(job)                     --->
                                       <---   Failed(job, sqlstate '57014', …)
 
@@ -84,7 +86,14 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     artifact: str
 
 
-Request = Predict | Build | Cancel | Load
+class Identify(msgspec.Struct, frozen=True, tag="identify"):
+    """Say of each of `images` what changes when it does, without reading it."""
+
+    job: str
+    images: list[Image]
+
+
+Request = Predict | Build | Cancel | Load | Identify
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -157,6 +166,13 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     classes: list[str]
 
 
+class Identified(msgspec.Struct, frozen=True, tag="identified"):
+    """See `thanoproxy.images.source.Source.identity`; None for an image that is not there."""
+
+    job: str
+    identities: list[str | None]
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The job is over and nothing of it is left."""
 
@@ -164,7 +180,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     failure: Failure
 
 
-Reply = Predicted | Progress | Built | Loaded | Failed
+Reply = Predicted | Progress | Built | Loaded | Identified | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

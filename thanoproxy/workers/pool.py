@@ -30,5 +30,8 @@ class Pool(Protocol):
     async def predict(self, request: jobs.Predict) -> jobs.Predicted:
         """Predict one batch.  A row that fails is in `failures`; what fails the whole batch is raised."""
 
+    async def identify(self, request: jobs.Identify) -> jobs.Identified:
+        """Look at images without reading them."""
+
     def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         """Train: progress while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""

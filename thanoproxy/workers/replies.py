@@ -16,10 +16,10 @@ from thanoproxy.workers import jobs
 __all__ = ["Answer", "Send", "one_reply", "raise_failed", "until_built"]
 
 Send = Callable[[jobs.Request, Callable[[jobs.Reply], None]], None]
-Answer = TypeVar("Answer", jobs.Loaded, jobs.Predicted)
+Answer = TypeVar("Answer", jobs.Loaded, jobs.Predicted, jobs.Identified)
 
 
-async def one_reply(send: Send, request: jobs.Load | jobs.Predict, kind: type[Answer]) -> Answer:
+async def one_reply(send: Send, request: jobs.Load | jobs.Predict | jobs.Identify, kind: type[Answer]) -> Answer:
     """The single answer to `request`.  Raises what the worker says went wrong."""
     future: asyncio.Future[jobs.Reply] = asyncio.get_running_loop().create_future()
 
