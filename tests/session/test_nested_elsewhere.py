@@ -162,6 +162,8 @@ class TestExplain:
         client = await asyncpg.connect(url)
         found = await client.fetch(f"EXPLAIN ANALYZE SELECT * FROM ({ALL} WHERE id < $1) t WHERE predicted = $2", 5, "red")
         assert any("rows=5 batches=1" in row[0] for row in found)
+        found = await client.fetch(f"EXPLAIN ANALYZE SELECT * FROM ({ALL}) t LIMIT $1 OFFSET $2", 3, 1)
+        assert any("rows=4 batches=1" in row[0] for row in found)
         await client.close()
 
     def test_bad_options_are_postgresqls_to_refuse(self, connection: Connection) -> None:

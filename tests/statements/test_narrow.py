@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pglast
 import pytest
 
@@ -20,13 +22,19 @@ def told(pattern: str, columns: tuple[str, ...] = COLUMNS) -> tuple[bool, str]:
     return need.predictions, need.clauses(columns).strip()
 
 
-def asked(pattern: str) -> list[Need]:
+def asked(pattern: str, parameters: Sequence[int | None] = ()) -> list[Need]:
     parts = recognise(pattern.format(p=P))
     assert parts is not None
     statement = parts[0].shape
     assert isinstance(statement, Nested)
     added = [hole.shape.names if isinstance(hole.shape, Decorate) else () for hole in statement.holes]
-    return needs(described(statement).text, added)
+    return needs(described(statement).text, added, parameters)
+
+
+@pytest.mark.parametrize(("values", "limit"), [([10, 2], 12), ([0, 0], 0), ([None, 2], None), ([10, -1], None), ([10], None), ([], None)])
+def test_a_limit_may_be_a_parameter(values: list[int | None], limit: int | None) -> None:
+    (need,) = asked("SELECT * FROM {p} t LIMIT $1 OFFSET $2", values)
+    assert need.limit == limit
 
 
 UNREAD = [

@@ -17,7 +17,7 @@ from thanoproxy.wire import messages
 from thanoproxy.wire.framing import split_frames
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import ASYNCHRONOUS, Collect, Forward, Pipeline, Ready, Rows, SegmentFailed, UpstreamError
-from thanoproxy.wire.values import TEXT_ARRAY
+from thanoproxy.wire.values import TEXT_ARRAY, WHOLE_NUMBERS, whole_number
 
 __all__ = ["PRIVATE", "Bound", "Exchange"]
 
@@ -37,6 +37,11 @@ class Bound(NamedTuple):
     def extended(self, arrays: Sequence[bytes]) -> Bound:
         """With more parameters behind: text[] in binary format."""
         return Bound((*self.types, *(TEXT_ARRAY for _ in arrays)), messages.add_parameters(self.parameters, arrays))
+
+    def numbers(self) -> list[int | None]:
+        """Each parameter that is a whole number (int2, int4, int8), None for the others."""
+        values = zip(self.types, messages.read_parameters(self.parameters), strict=False)
+        return [whole_number(value, format_) if type_ in WHOLE_NUMBERS else None for type_, (format_, value) in values]
 
 
 _UNBOUND = Bound()

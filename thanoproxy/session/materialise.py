@@ -76,7 +76,7 @@ class _Materialisation:
         self._tables = Tables(attendant)
         self.lines: list[str] = []
         added = [() if isinstance(hole.shape, Rewrite) else hole.shape.names for hole in statement.holes]
-        self._needs = dict(zip(statement.holes, needs(described(statement).text, added), strict=True))
+        self._needs = dict(zip(statement.holes, needs(described(statement).text, added, bound.numbers()), strict=True))
         self._sources: dict[Hole, Source] = {}
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pglast
 from pglast import ast
@@ -77,12 +77,19 @@ class Need:
 
 EVERYTHING = Need()
 
-Around = Mapping[int, tuple[Any, Any]]
-"""By the identity of a subquery's SELECT: the item of FROM that it is, and the SELECT whose item that is."""
+
+class _Around(NamedTuple):
+    """`items`, by the identity of a subquery's SELECT: the item of FROM that it is, and the SELECT whose item that is."""
+
+    items: Mapping[int, tuple[Any, Any]]
+    parameters: Sequence[int | None]
 
 
-def needs(described: str, added: Sequence[Sequence[str]]) -> list[Need]:
-    """For each hole of a described statement, whose own alias ends in its number, what is needed; `added` names its added columns."""
+def needs(described: str, added: Sequence[Sequence[str]], parameters: Sequence[int | None] = ()) -> list[Need]:
+    """For each hole of a described statement, whose own alias ends in its number, what is needed.
+
+    `added` names its added columns; `parameters` are the values of $1, $2, … as far as they are whole numbers.
+    """
     try:
         (statement,) = pglast.parse_sql(described)
     except (ParseError, ValueError):
@@ -93,11 +100,11 @@ def needs(described: str, added: Sequence[Sequence[str]]) -> list[Need]:
     for item, parent in items:
         number = _number(item)
         if number is not None and number < len(found):
-            found[number] = _need(item, parent, statement.stmt, frozenset(added[number]), around)
+            found[number] = _need(item, parent, statement.stmt, frozenset(added[number]), _Around(around, parameters))
     return found
 
 
-def _need(item: Any, parent: Any, whole: Any, added: frozenset[str], around: Around) -> Need:
+def _need(item: Any, parent: Any, whole: Any, added: frozenset[str], around: _Around) -> Need:
     alias = item.alias.aliasname if item.alias is not None else "q"
     renamed = item.alias is not None and item.alias.colnames
     predictions = bool(renamed) or _reads(whole, item, added, alias)
@@ -194,17 +201,21 @@ def _row_by_row(select: Any) -> bool:
     return not any(clauses) and select.limitOption != LimitOption.LIMIT_OPTION_WITH_TIES and all(plain)
 
 
-def _limit(select: Any, around: Around) -> int | None:
+def _limit(select: Any, around: _Around) -> int | None:
     """How many rows are asked for: by this SELECT, or where it sets no limit by the one around it that only passes its rows on."""
     if select.limitCount is None and select.limitOffset is None and not select.sortClause:
-        item, outer = around.get(id(select), (None, None))
+        item, outer = around.items.get(id(select), (None, None))
         passed = item is not None and _alone(outer, item) and _row_by_row(outer) and not outer.whereClause and not outer.sortClause
         return _limit(outer, around) if passed else None
-    count, offset = _number_of(select.limitCount), 0 if select.limitOffset is None else _number_of(select.limitOffset)
-    return None if count is None or offset is None else count + offset
+    count = _number_of(select.limitCount, around.parameters)
+    offset = 0 if select.limitOffset is None else _number_of(select.limitOffset, around.parameters)
+    return None if count is None or offset is None or min(count, offset) < 0 else count + offset
 
 
-def _number_of(node: Any) -> int | None:
+def _number_of(node: Any, parameters: Sequence[int | None]) -> int | None:
+    if isinstance(node, ast.ParamRef):
+        number = node.number or 0
+        return parameters[number - 1] if 0 < number <= len(parameters) else None
     return node.val.ival if isinstance(node, ast.A_Const) and isinstance(node.val, ast.Integer) else None
 
 

@@ -184,6 +184,22 @@ def add_parameters(parameters: bytes, values: Sequence[bytes]) -> bytes:
     return pack(f"!H{len(formats)}hH", len(formats), *formats, count + len(values)) + parameters[4 + 2 * codes :] + tail
 
 
+def read_parameters(parameters: bytes) -> list[tuple[int, bytes | None]]:
+    """Format and value of each parameter in the raw middle part of a Bind, which the server has found well-formed."""
+    if not parameters:
+        return []
+    (codes,) = _I16.unpack_from(parameters)
+    formats = unpack_from(f"!{codes}h", parameters, 2)
+    (count,) = _I16.unpack_from(parameters, 2 + 2 * codes)
+    values, at = list[tuple[int, bytes | None]](), 4 + 2 * codes
+    for i in range(count):
+        (size,) = _I32.unpack_from(parameters, at)
+        at += 4
+        values.append((format_code(formats, i), None if size < 0 else parameters[at : at + size]))
+        at += max(size, 0)
+    return values
+
+
 def format_code(formats: Sequence[int], index: int) -> int:
     """The format of column `index` as Bind's codes say it: none is text for all, one goes for all, else one for each."""
     return formats[0] if len(formats) == 1 else formats[index] if index < len(formats) else 0

@@ -16,18 +16,21 @@ __all__ = [
     "TEXT",
     "TEXT_ARRAY",
     "TEXT_TYPES",
+    "WHOLE_NUMBERS",
     "append_fields",
     "bytea",
     "encode_value",
     "field_at",
     "text_array",
+    "whole_number",
 ]
 
 _I16 = Struct("!H")
 _I32 = Struct("!i")
 
 # pg_type.dat; stable since these types exist.
-BYTEA, INT8, INT4, TEXT, FLOAT8, TEXT_ARRAY = 17, 20, 23, 25, 701, 1009
+BYTEA, INT8, INT2, INT4, TEXT, FLOAT8, TEXT_ARRAY = 17, 20, 21, 23, 25, 701, 1009
+WHOLE_NUMBERS = frozenset({INT2, INT4, INT8})
 TEXT_TYPES = frozenset({TEXT, 1043, 1042, 19, 705})
 """text, varchar, bpchar, name, and an untyped literal: types whose binary and text formats are the same bytes."""
 
@@ -65,6 +68,18 @@ def encode_value(value: object, type_oid: int, format_: int, codec: str) -> byte
 
 _BINARY = {INT4: Struct("!i"), INT8: Struct("!q"), FLOAT8: Struct("!d")}
 _ARRAY_HEAD = Struct("!iiIii")
+
+
+def whole_number(value: bytes | None, format_: int) -> int | None:
+    """An int2, int4 or int8; None for NULL, and for text that is none (the server says so)."""
+    if value is None:
+        return None
+    if format_ == 1:
+        return int.from_bytes(value, "big", signed=True)
+    try:
+        return int(value)
+    except ValueError:
+        return None
 
 
 def text_array(items: Sequence[bytes | None]) -> bytes:
