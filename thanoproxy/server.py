@@ -242,6 +242,8 @@ class Server:
     def _remember(self, relay: Relay) -> None:
         """The server has let the client in."""
         self._keys[relay.identity.backend_pid, relay.identity.key] = relay
+        if not relay.attends:
+            return
         database = relay.identity.database
         names = self._kept_names[database] = self._names_of(database)
         self._views.enter(database, names.heard)
@@ -252,7 +254,7 @@ class Server:
     def _forget(self, relay: Relay) -> None:
         self._farewells.add(relay.client, relay.upstream)
         self._sessions.discard(relay)
-        if self._keys.pop((relay.identity.backend_pid, relay.identity.key), None) is not None:
+        if self._keys.pop((relay.identity.backend_pid, relay.identity.key), None) is not None and relay.attends:
             self._views.leave(relay.identity.database)
         self._count()
 

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Relay:
-    """One session.  `closed` resolves when both sides are gone."""
+    """One session.  `closed` resolves when both sides are gone; `attends` says that it looks at texts (walsenders have another SQL)."""
 
     def __init__(self, startup: Startup, services: Services, cancel_upstream: Callable[[Relay], Awaitable[None]], tls: bool) -> None:
         self.identity = Identity(startup.user, startup.database)
@@ -37,6 +37,7 @@ class Relay:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_key: Callable[[Relay], None] = _no_key
         self.route: Route | None = None
+        self.attends = not startup.replication
         self._tls = tls
         # Server
         self.owed = Owed()
@@ -45,7 +46,7 @@ class Relay:
         # Directions
         self._frontend: FrontendWalk = FrontendWalk(self.owed, names.marks)
         self._backend = BackendWalk(self.owed, self._parameter, self._key)
-        self._frontend.blind = startup.replication
+        self._frontend.blind = not self.attends
         self._to_upstream = Flow(self._frontend, self._attend)
         self._to_client = Flow(self._backend, _never)
         self.client = Link(self._to_upstream, self._client_eof, self._client_lost, self._client_full)
