@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
-from thanoproxy.statements import build_model, predict
+from thanoproxy.statements import build_model, convert, predict
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,7 +106,7 @@ def test_tables_agree_with_the_code(name: str) -> None:
 # What the pages name exists, and what exists is named.
 
 
-@pytest.mark.parametrize(("heading", "statement"), [("BUILD MODEL", build_model), ("PREDICT USING", predict)])
+@pytest.mark.parametrize(("heading", "statement"), [("BUILD MODEL", build_model), ("PREDICT USING", predict), ("CONVERT USING", convert)])
 def test_every_option_is_documented(heading: str, statement: ModuleType) -> None:
     page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
     section = re.split(r"^## ", page, flags=re.MULTILINE)

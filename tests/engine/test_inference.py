@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
 
 RunBuild = Callable[..., tuple[jobs.Built, list[jobs.Progress]]]
+VECTORS: tuple[jobs.Vector, ...] = ("features", "probabilities")
 PIXELS = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -43,6 +45,18 @@ def test_classes_come_best_first_with_their_probabilities(model: Model) -> None:
         assert sum(ranking.scores) == pytest.approx(1.0)
         assert ranking.scores[0] >= ranking.scores[1]
     assert [len(ranking.classes) for ranking in inference.predict(model, PIXELS, top_k=1)] == [1] * 8
+
+
+def test_vectors_are_the_input_of_the_last_layer_and_the_probability_of_each_class(model: Model) -> None:
+    rankings = inference.predict(model, PIXELS, top_k=2, vectors={"features", "probabilities"})
+    for ranking in rankings:
+        features, probabilities = (torch.frombuffer(bytearray(ranking.vectors[of]), dtype=torch.float32) for of in VECTORS)
+        assert features.shape == (1280,)
+        with torch.inference_mode():
+            torch.testing.assert_close(model.scores(features[None]).softmax(1)[0], probabilities)
+        assert [float(probabilities[index]) for index in ranking.classes] == list(ranking.scores)
+    assert [ranking.vectors for ranking in inference.predict(model, PIXELS, top_k=1)] == [{}] * 8
+    assert inference.predict(model, PIXELS, top_k=0, vectors={"features"})[0].classes == ()
 
 
 def test_folding_batch_norm_changes_nothing() -> None:
@@ -103,7 +117,7 @@ class Counting:
     def __call__(self, store: ArtifactStore, identity: str, device: Device) -> Model:
         self.loaded.append(identity)
         model = load_model(store, identity, device)
-        return Model(model.network, model.classes, model.preprocessing, device, 100)
+        return replace(model, size_bytes=100)
 
 
 def test_a_model_is_loaded_once_and_the_least_recently_used_goes_first(

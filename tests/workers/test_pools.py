@@ -56,6 +56,20 @@ async def test_an_image_is_another_when_its_file_is_written_anew(pool: Pool) -> 
     assert first[1:] == [None, "", "", None, None]
 
 
+async def test_vectors_come_beside_the_classes_of_others_in_the_same_batch(pool: Pool, rows: Rows, artifact: str) -> None:
+    wanted: list[tuple[int, jobs.Vector | None]] = [(1, None), (0, "features"), (2, "probabilities")]
+    images: list[jobs.Image] = [*(image for image, _ in rows[:5]), None, "gone.png"]
+    answers = await asyncio.gather(
+        *(pool.predict(jobs.Predict(f"p{vector}", artifact, images, top_k=top_k, vector=vector)) for top_k, vector in wanted)
+    )
+    assert [[vector and len(vector) for vector in answer.vectors] for answer in answers] == [
+        [],
+        [4 * 1280] * 5 + [None, None],
+        [4 * 2] * 5 + [None, None],
+    ]
+    assert [None if answer.classes[4] is None else len(answer.classes[4]) for answer in answers] == [1, 0, 2]
+
+
 async def test_errors_arrive_as_they_were_raised(pool: Pool, rows: Rows, tmp_path: Path) -> None:
     with pytest.raises(ArtifactCorrupt, match="missing from the artifact store") as caught:
         await pool.predict(jobs.Predict("p", "0" * 64, ["0.png"]))

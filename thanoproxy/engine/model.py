@@ -28,10 +28,20 @@ class Model:
     """A network in evaluation mode on its device, with what its manifest says of it."""
 
     network: nn.Module
+    architecture: Architecture
     classes: list[str]
     preprocessing: Preprocessing
     device: Device
     size_bytes: int
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the last layer sees of (n, 3, h, w) images: (n, features)."""
+        return self.architecture.features(self.network, images)
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """What the last layer makes of them: (n, classes), not yet probabilities."""
+        scores: torch.Tensor = self.architecture.head(self.network)(features)
+        return scores
 
 
 def save_model(
@@ -80,7 +90,7 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
         raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
     network = fold_batch_norm(network.eval()).requires_grad_(False)
     network.to(device.device, device.predict_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network, manifest.classes, preprocessing, device, len(data))
+    return Model(network, architecture, manifest.classes, preprocessing, device, len(data))
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

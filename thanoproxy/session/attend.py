@@ -389,6 +389,7 @@ class Attendant:
         if isinstance(shape, Decorate):
             if portal.decoration is None:
                 portal.decoration = await open_decoration(self.exchange, self.services, shape, portal.inner)
+                portal.decoration.formats = portal.added_formats
                 if portal.announce:
                     self.exchange.client.write(messages.row_description(portal.statement.described(portal.inner)))
             await decorate(self.exchange, self.services, portal.decoration, name, limit, self.stop)

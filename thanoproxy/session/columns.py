@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from thanoproxy.errors import ProgramLimitExceeded
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import quoted
+from thanoproxy.statements.shapes import Decoration
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import text_array
+from thanoproxy.workers import jobs
 
 __all__ = ["Columns", "type_names", "unnested"]
 
@@ -21,20 +23,22 @@ LIMIT = 64 << 20
 
 
 class Columns:
-    """What a `RowStream` writes, by column: those of the query, then the predictions."""
+    """What a `RowStream` writes, by column: the `count` of the query, then those that `decoration` adds."""
 
     full = False
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, decoration: Decoration, count: int) -> None:
+        self._decoration = decoration
         self._values: list[list[bytes | None]] = [[] for _ in range(count)]
         self._size = 0
 
-    def take(self, row: bytes, added: Sequence[bytes | None]) -> bytes:
+    def take(self, row: bytes, reply: jobs.Predicted, index: int) -> bytes:
         """A row in text format and its predictions.  Raises `ProgramLimitExceeded`."""
-        self._size += len(row)
+        added = self._decoration.fields(reply, index)
+        self._size += len(row) + sum(len(field) for field in added if field is not None)
         if self._size > LIMIT:
             raise ProgramLimitExceeded(
-                f"the query of a PREDICT gives more than {LIMIT >> 20} MB, and a read-only transaction has no room for them",
+                f"the rows of a PREDICT or CONVERT are more than {LIMIT >> 20} MB, and a read-only transaction has no room for them",
                 hint="Outside of read-only transactions there is no such limit.",
             )
         for values, value in zip(self._values, (*messages.read_data_row(row), *added), strict=True):
@@ -62,11 +66,10 @@ def type_names(columns: Sequence[Column]) -> str:
     )
 
 
-def unnested(first: int, names: Sequence[str], types: Sequence[str], added: Sequence[str]) -> Source:
+def unnested(first: int, names: Sequence[str], types: Sequence[str]) -> Source:
     """The rows that stand in the parameters from number `first` on."""
-    count = len(names) + len(added)
+    count = len(names)
     selected = [f"CAST(u.c{i} AS {type_}) AS {quoted(name)}" for i, (name, type_) in enumerate(zip(names, types, strict=True))]
-    selected += [f"u.c{len(names) + i} AS {quoted(name)}" for i, name in enumerate(added)]
     functions = ", ".join(f"pg_catalog.unnest(${first + i})" for i in range(count))
     columns = ", ".join(f"c{i}" for i in range(count))
     return Source(

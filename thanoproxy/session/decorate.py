@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 from uuid import uuid4
 
 from thanoproxy.session.link import Link
-from thanoproxy.statements.shapes import Decoration
+from thanoproxy.statements.shapes import Applied, Decoration
 from thanoproxy.wire.values import append_fields, field_at
 from thanoproxy.workers import jobs
 from thanoproxy.workers.pool import Pool
 
-__all__ = ["RowStream"]
+__all__ = ["Emit", "RowStream", "appended"]
 
 _FIRST_BATCH, _LARGEST_BATCH = 8, 64
 _BATCH_BYTES = 32 << 20
@@ -28,8 +28,13 @@ _IN_FLIGHT = 4
 _WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
 
 
-Emit = Callable[[bytes, Sequence[bytes | None]], bytes]
-"""From a row's body and the values added to it, the bytes to be written."""
+Emit = Callable[[bytes, jobs.Predicted, int], bytes]
+"""From a row's body, the reply to its batch and its place there, the bytes to be written.  Raises the row's own failure."""
+
+
+def appended(decoration: Decoration) -> Emit:
+    """The row with the added fields, as the client gets it."""
+    return lambda row, reply, index: append_fields(row, decoration.fields(reply, index))
 
 
 class Reader(Protocol):
@@ -43,10 +48,10 @@ class Reader(Protocol):
 
 
 class RowStream:
-    """Decorates the DataRows fed to `feed` until `end`; `run` writes what `emit` makes of them to the client."""
+    """Applies a model to the DataRows fed to `feed` until `end`; `run` writes what `emit` makes of them to the client."""
 
-    def __init__(self, decoration: Decoration, pool: Pool, upstream: Link, client: Reader, emit: Emit = append_fields) -> None:
-        self._decoration = decoration
+    def __init__(self, applied: Applied, pool: Pool, upstream: Link, client: Reader, emit: Emit) -> None:
+        self._applied = applied
         self._pool = pool
         self._upstream = upstream
         self._client = client
@@ -88,8 +93,8 @@ class RowStream:
     async def run(self) -> None:
         """Return when every row fed before `end` has been written.  Raises the first row's or batch's error."""
         try:
-            loaded = await self._pool.load(jobs.Load(self._job, self._decoration.artifact))
-            self._decoration.ready(loaded.classes)
+            loaded = await self._pool.load(jobs.Load(self._job, self._applied.artifact))
+            self._applied.ready(loaded.classes)
             while True:
                 if self._dropping:
                     return
@@ -123,11 +128,11 @@ class RowStream:
             self._upstream.release("rows")
 
     async def _predict(self, rows: list[bytes]) -> jobs.Predicted:
-        index, image = self._decoration.image_column, self._decoration.image
+        index, image = self._applied.image_column, self._applied.image
         images = [image(field_at(row, index)) for row in rows]
         # Several batches of one statement are in flight at once, and replies are told apart by their job.
         self.batches += 1
-        request = self._decoration.request(f"{self._job}.{self.batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
+        request = self._applied.request(f"{self._job}.{self.batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
         reply = await self._pool.predict(request)
         self.devices.add(reply.device)
         return reply
@@ -149,6 +154,6 @@ class RowStream:
         reply = task.result()
         if self._dropping:
             return
-        added, emit = self._decoration.added, self._emit
-        self._client.write(b"".join([emit(row, added(reply, i)) for i, row in enumerate(rows)]))
+        emit = self._emit
+        self._client.write(b"".join([emit(row, reply, i) for i, row in enumerate(rows)]))
         await self._client.drained()

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, ThanoError
 from thanoproxy.session.collect import TrainingRun
-from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.decorate import RowStream, appended
 from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.services import Services
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration
@@ -49,7 +49,7 @@ async def open_decoration(exchange: Exchange, services: Services, shape: Decorat
 
 async def decorate(exchange: Exchange, services: Services, decoration: Decoration, portal: bytes, limit: int, stop: Stop) -> None:
     """Execute `portal` and write its rows, decorated, and the server's own completion to the client."""
-    stream = RowStream(decoration, services.pool, exchange.upstream, exchange.client)
+    stream = RowStream(decoration, services.pool, exchange.upstream, exchange.client, appended(decoration))
     kind, body = await pump(exchange, stream, portal, limit, stop)
     exchange.client.write(messages.message(bytes((kind,)), body))
 

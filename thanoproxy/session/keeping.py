@@ -141,8 +141,8 @@ async def _fill(attendant: Attendant, tables: Tables, statement: Nested, part: _
     made_by = {"statement": literal(head(statement, part.hole)), "artifact": literal(part.decoration.artifact)}
     await exchange.ask(_WANTED.format(images=images, wanted=wanted, **made_by))
     part.decoration.image_column = 1
-    await tables.predict(wanted, part.decoration, part.shape.names)
-    result = ", ".join(f"{literal(name)}, p.p{i}" for i, name in enumerate(part.shape.names))
+    await tables.predict(wanted, part.decoration, part.shape.added)
+    result = ", ".join(f"{literal(name)}, p.p{i}::pg_catalog.text" for i, name in enumerate(part.shape.names))
     await exchange.ask(_KEEP.format(wanted=wanted, result=result, **made_by))
 
 

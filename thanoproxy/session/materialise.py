@@ -28,6 +28,7 @@ from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Rew
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import UpstreamError
+from thanoproxy.wire.values import SQL_NAMES
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
@@ -36,7 +37,7 @@ __all__ = ["Filled", "Refused", "explained", "materialise"]
 
 _NO_COLUMN = ("42P16", "42P22")
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
-_OWN_COLUMNS = "The query of a PREDICT runs once, by itself: it cannot name columns of the query around it."
+_OWN_COLUMNS = "The query of a statement of ours runs once, by itself: it cannot name columns of the query around it."
 
 
 class Refused(Exception):
@@ -108,7 +109,7 @@ class _Materialisation:
         names = [column.name.decode(exchange.codec, "replace") for column in columns]
         found = await exchange.ask(shape.lookup())
         decoration = shape.open(found[0] if found else None, columns, exchange.codec, self.attendant.services.seal)
-        title = f"Predict using {decoration.title}"
+        title = decoration.title
         query = narrowed(query, need, names)
         if not need.predictions:
             self.lines.append(f"{title}: never executed, nothing reads the predictions")
@@ -121,12 +122,12 @@ class _Materialisation:
             return await self._in_parameters(shape, decoration, query, columns, names)
         table, plan = await self._keep(query, names)
         started = time.perf_counter()
-        stream = await self._tables.predict(table, decoration, shape.names)
+        stream = await self._tables.predict(table, decoration, shape.added)
         seconds = time.perf_counter() - started
         devices = ", ".join(sorted(stream.devices)) or "no device"
         self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
         self.lines += [f"  {line}" for line in plan]
-        return predicted(table, shape.names, names)
+        return predicted(table, shape.added, names)
 
     async def _read_only(self) -> bool:
         return await self.exchange.ask("SELECT pg_catalog.current_setting('transaction_read_only')") == [["on"]]
@@ -137,15 +138,15 @@ class _Materialisation:
         if self.statement.text[:4].upper() == "COPY":
             raise FeatureNotSupported(
                 "COPY of predictions needs temporary tables, which a read-only transaction refuses",
-                hint="Write PREDICT USING model AS query by itself.",
+                hint="Send the statement inside of it by itself.",
             )
         types = [row[0] or "" for row in await self.exchange.ask(type_names(columns))]
-        sheet = Columns(len(columns) + len(shape.names))
+        sheet = Columns(decoration, len(columns) + len(shape.added))
         stream = RowStream(decoration, self.attendant.services.pool, self.exchange.upstream, sheet, sheet.take)
         await self._tables.read(query.text, self.bound, stream)
         first = len(self.bound.types) + 1
         self.bound = self.bound.extended(sheet.arrays())
-        return unnested(first, names, types, shape.names)
+        return unnested(first, [*names, *shape.names], [*types, *(SQL_NAMES[type_oid] for _, type_oid in shape.added)])
 
     async def _keep(self, query: Source, names: Sequence[str]) -> tuple[str, list[str]]:
         """A temporary table of the query's rows, and where a plan is asked for, how they were found."""

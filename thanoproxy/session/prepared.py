@@ -83,6 +83,11 @@ class PortalOfOurs:
     decoration: Decoration | None = None
     announce: bool = False
 
+    @property
+    def added_formats(self) -> tuple[int, ...]:
+        """What Bind said of the columns of ours."""
+        return self.formats if len(self.formats) <= 1 else self.formats[len(self.inner) :]
+
 
 def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[int, ...]:
     """The result formats for the inner query.

@@ -146,7 +146,7 @@ class Run:
                 sources[hole] = unpredicted(hole.shape, query)
                 return
             work = HoleWork(self, hole.shape, query)
-            sources[hole] = predicted(work.table, hole.shape.names)
+            sources[hole] = predicted(work.table, hole.shape.added)
             works.append(work)
 
         for hole in statement.holes:

@@ -1,23 +1,39 @@
-"""Where predictions wait for their COPY: lines of its text format, in a file, since a connection that still sends rows cannot take them."""
+"""Where predictions wait for their COPY: rows of its binary format, in a file: a connection that still sends rows takes none."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
+from struct import Struct
 
-from thanoproxy.wire.values import field_at
+from thanoproxy.session.decorate import Emit
+from thanoproxy.statements.shapes import Added, Decoration
+from thanoproxy.wire.values import SQL_NAMES, field_at
+from thanoproxy.workers import jobs
 
-__all__ = ["Sheet", "prediction_lines", "predictions_table"]
+__all__ = ["Sheet", "copy_from", "copy_row", "prediction_rows", "predictions_table"]
 
 _IN_MEMORY = 4 << 20
 _PART = 1 << 16
 
+# https://www.postgresql.org/docs/18/sql-copy.html#SQL-COPY-FILE-FORMATS-BINARY
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER = b"\xff\xff"
+_I16, _I32 = Struct("!h"), Struct("!i")
+_NULL = _I32.pack(-1)
+_TID = Struct("!IH")
 
-def predictions_table(table: str, added: Sequence[str]) -> str:
-    """The table beside `table` that takes the lines: the place of a row, and what is added to it."""
-    columns = ", ".join(f"p{i} pg_catalog.text" for i in range(len(added)))
+
+def predictions_table(table: str, added: Sequence[Added]) -> str:
+    """The table beside `table` that takes the rows: the place of a row there, and what is added to it."""
+    columns = ", ".join(f"p{i} {SQL_NAMES[type_oid]}" for i, (_, type_oid) in enumerate(added))
     return f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {columns}) ON COMMIT DROP"
+
+
+def copy_from(table: str) -> str:
+    """Opens our temporary `table` for a sheet."""
+    return f"COPY pg_temp.{table} FROM STDIN (FORMAT binary)"
 
 
 class Sheet:
@@ -27,6 +43,7 @@ class Sheet:
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(folder))  # noqa: SIM115 - closed by `close`
+        self.write(_HEADER)
 
     def close(self) -> None:
         self._file.close()
@@ -39,25 +56,26 @@ class Sheet:
 
     async def parts(self) -> AsyncIterator[bytes]:
         """What was written, from the beginning."""
+        self.write(_TRAILER)
         self._file.seek(0)
         while part := self._file.read(_PART):
             yield part
 
 
-def prediction_lines(codec: str) -> Callable[[bytes, Sequence[bytes | None]], bytes]:
-    """From a row, whose first field is its place, and its predictions to a line for their table, in the client's encoding."""
+def copy_row(fields: Iterable[bytes | None]) -> bytes:
+    """A row of `fields` in their binary formats."""
+    parts = [_NULL if field is None else _I32.pack(len(field)) + field for field in fields]
+    return _I16.pack(len(parts)) + b"".join(parts)
 
-    def line(row: bytes, added: Sequence[bytes | None]) -> bytes:
+
+def prediction_rows(decoration: Decoration) -> Emit:
+    """From a row, whose first field is its place, to a row for the table of predictions."""
+    decoration.formats = (1,)
+
+    def written(row: bytes, reply: jobs.Predicted, index: int) -> bytes:
         place = field_at(row, 0)
         assert place is not None, "every row of a table has a place"
-        return b"\t".join((place, *(_escaped(value, codec) for value in added))) + b"\n"
+        block, _, offset = place[1:-1].partition(b",")
+        return copy_row((_TID.pack(int(block), int(offset)), *decoration.fields(reply, index)))
 
-    return line
-
-
-def _escaped(value: bytes | None, codec: str) -> bytes:
-    """A field of COPY's text format (sql-copy.html).  By characters: in Shift JIS and its like a byte may look like a backslash."""
-    if value is None:
-        return b"\\N"
-    text = value.decode(codec).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
-    return text.encode(codec)
+    return written

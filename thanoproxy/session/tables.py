@@ -10,8 +10,8 @@ from uuid import uuid4
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import pump
-from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
-from thanoproxy.statements.shapes import Decoration
+from thanoproxy.session.sheet import Sheet, copy_from, prediction_rows, predictions_table
+from thanoproxy.statements.shapes import Added, Decoration
 from thanoproxy.wire import messages
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Tables:
         self.made.append(f"thanoproxy_{uuid4().hex}")
         return self.made[-1]
 
-    async def predict(self, table: str, decoration: Decoration, added: Sequence[str]) -> RowStream:
+    async def predict(self, table: str, decoration: Decoration, added: Sequence[Added]) -> RowStream:
         """Put the predictions for the rows of `table`, whose columns are c0, c1, …, into a table beside it.
 
         Each row that is read has its place and its image only.
@@ -46,9 +46,9 @@ class Tables:
         sql = f"SELECT q.ctid, q.c{decoration.image_column} FROM pg_temp.{table} q"  # noqa: S608
         decoration.image_column = 1
         with closing(Sheet(services.spool)) as sheet:
-            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_lines(exchange.codec))
+            stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_rows(decoration))
             await self.read(sql, Bound(), stream)
-            await exchange.copy_in(f"COPY pg_temp.{table}_p FROM STDIN", sheet.parts())
+            await exchange.copy_in(copy_from(f"{table}_p"), sheet.parts())
         return stream
 
     async def read(self, sql: str, bound: Bound, stream: RowStream) -> None:

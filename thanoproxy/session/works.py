@@ -10,9 +10,9 @@ from uuid import uuid4
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import TrainingRun
-from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.decorate import RowStream, appended
 from thanoproxy.session.execute import TIMEOUT, result_row, seconds_of
-from thanoproxy.session.sheet import Sheet, prediction_lines, predictions_table
+from thanoproxy.session.sheet import Sheet, copy_from, prediction_rows, predictions_table
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.shapes import Collect, Decorate
@@ -148,7 +148,7 @@ class DecorateWork(RowsWork):
         decoration = self.shape.open(found, columns, codec, self.services.seal)
         described = messages.row_description((*columns, *self.shape.columns(columns, codec)))
         self.exchange.client.write(described)
-        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client))
+        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client, appended(decoration)))
 
     async def work(self) -> bytes | None:
         await super().work()
@@ -233,8 +233,8 @@ class HoleWork(RowsWork):
         source = Source(f"{TIMEOUT};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
         source.extend(self.query)
         source.add(
-            f"\n;\n{predictions_table(self.table, self.shape.names)};\n"
-            f"SELECT q.ctid, q.* FROM pg_temp.{self.table} q;\nCOPY pg_temp.{self.table}_p FROM STDIN;\n"
+            f"\n;\n{predictions_table(self.table, self.shape.added)};\n"
+            f"SELECT q.ctid, q.* FROM pg_temp.{self.table} q;\n{copy_from(f'{self.table}_p')};\n"
         )
         return source
 
@@ -245,7 +245,7 @@ class HoleWork(RowsWork):
         decoration = self.shape.open(found, columns[1:], codec, self.services.seal)
         decoration.image_column += 1
         self._sheet = Sheet(self.services.spool)
-        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_lines(codec)))
+        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_rows(decoration)))
 
     async def answer(self, order: bytes | None) -> None:
         assert self._sheet is not None, "begun with the columns"

@@ -20,6 +20,7 @@ Value = str | int | float | bool | None | list["Value"]
 
 _CONSTANTS: Mapping[str, Value] = {"TRUE": True, "FALSE": False, "NONE": None, "NULL": None}
 _QUERY_WORDS = frozenset({"SELECT", "VALUES", "WITH", "TABLE"})
+_OUR_QUERIES = frozenset({"PREDICT", "CONVERT", "EVALUATE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class Cursor:
             raise self.error("a query after AS")
         token = self.tokens[self.at]
         first = next((t for t in self.tokens[self.at :] if t.text != "("), token)
-        if first.word not in _QUERY_WORDS and first.word != "PREDICT":
+        if first.word not in _QUERY_WORDS | _OUR_QUERIES:
             raise self.error("a query (SELECT, VALUES, TABLE or WITH) after AS")
         start, end = token.start, self.tokens[-1].end
         self.at = len(self.tokens)

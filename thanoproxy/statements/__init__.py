@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, split_statements, tokenize
-from thanoproxy.statements import build_model, drop_model, list_models, predict, refresh
+from thanoproxy.statements import build_model, convert, drop_model, list_models, predict, refresh
+from thanoproxy.statements import nested as inside
 from thanoproxy.statements.nested import first_hole, is_view, nested
 from thanoproxy.statements.saved import save
 from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape
@@ -22,6 +23,7 @@ __all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_argume
 STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect | Refresh]] = {
     ("BUILD",): build_model.parse,
     ("PREDICT",): predict.parse,
+    ("CONVERT",): convert.parse,
     ("LIST",): list_models.parse,
     ("DROP", "MODEL"): drop_model.parse,
     ("DELETE", "MODEL"): drop_model.parse,
@@ -31,10 +33,7 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collec
 
 LATER: dict[tuple[str, ...], str] = {
     ("FIT",): "FIT MODEL",
-    ("EVALUATE",): "EVALUATE",
-    ("CONVERT",): "CONVERT",
-    ("SEARCH", "IMAGE"): "SEARCH IMAGE",
-    ("PRINT", "IMAGE"): "PRINT IMAGE",
+    **inside.LATER,
     ("DESCRIBE", "MODEL"): "DESCRIBE MODEL",
     ("SHOW", "MODELS"): "SHOW MODELS",
     ("ALTER", "MODEL"): "ALTER MODEL",
@@ -163,5 +162,5 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     if isinstance(shape, Rewrite | Refresh) or hole is None or hole.start < shape.inner.start:
         return shape
     if isinstance(shape, Collect):
-        raise FeatureNotSupported("PREDICT is not supported inside the query of a BUILD yet", position=hole.start + 1)
+        raise FeatureNotSupported(f"{hole.word} is not supported inside the query of a BUILD yet", position=hole.start + 1)
     return nested(text, statement)

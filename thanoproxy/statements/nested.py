@@ -14,20 +14,29 @@ from typing import NamedTuple
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
-from thanoproxy.statements import list_models, predict
+from thanoproxy.statements import convert, list_models, predict
 from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite
 
 __all__ = ["BEHIND_ITEM", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
 
 INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Rewrite]] = {
     ("PREDICT", "USING"): predict.parse,
+    ("CONVERT", "USING"): convert.parse,
     ("LIST", "MODEL"): list_models.parse,
     ("LIST", "MODELS"): list_models.parse,
     ("LIST", "THANOSQL"): list_models.parse,
 }
 """The words that begin a statement of ours inside another one."""
 
-LATER = {("EVALUATE", "USING"), ("CONVERT", "USING"), ("SEARCH", "IMAGE"), ("PRINT", "IMAGE")}
+LATER: dict[tuple[str, ...], str] = {
+    ("EVALUATE", "USING"): "EVALUATE",
+    ("SEARCH", "IMAGE"): "SEARCH IMAGE",
+    ("PRINT", "IMAGE"): "PRINT IMAGE",
+}
+"""Those of them that are not offered yet."""
+
+_APPLYING = frozenset({"PREDICT", "CONVERT", "EVALUATE"})
+"""The words of those that have a query of their own."""
 
 _SET_OPERATIONS = frozenset({"UNION", "INTERSECT", "EXCEPT", "ALL", "DISTINCT"})
 _BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"}) | _SET_OPERATIONS
@@ -40,9 +49,7 @@ _CLAUSES_BEHIND: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """By the statement that a hole stands in (`_holder`): what ends one that no parenthesis ends.  A query may begin WITH data AS (…)."""
 
-_AROUND = frozenset(
-    {"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "EXPLAIN", "PREDICT"}
-)
+_AROUND = _APPLYING | {"SELECT", "WITH", "VALUES", "TABLE", "(", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "DECLARE", "EXPLAIN"}
 """First words of the statements that may hold one of ours."""
 
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DECLARE", "SHARE"})
@@ -82,7 +89,9 @@ def _refuse_others(statement: Statement, hole: Token) -> None:
     created = next((word for word in words if word in ("FUNCTION", "PROCEDURE", "RULE")), "…")
     what = f"CREATE {created}" if words[0] == "CREATE" else words[0]
     raise FeatureNotSupported(
-        f"PREDICT is not supported inside {what} yet", hint="CREATE TABLE … AS PREDICT … stores predictions.", position=hole.start + 1
+        f"{hole.word} is not supported inside {what} yet",
+        hint=f"CREATE TABLE … AS {hole.word} … stores its rows.",
+        position=hole.start + 1,
     )
 
 
@@ -111,7 +120,7 @@ def find_holes(text: str, tokens: Sequence[Token], first: int) -> tuple[Hole, ..
     """The outermost holes among `tokens`, from index `first` on, in order; those inside them are theirs."""
     found, i = list[Hole](), first
     while i < len(tokens) - 1:
-        if (i or tokens[0].word == "PREDICT") and _begins(tokens, i):
+        if (i or tokens[0].word in _APPLYING) and _begins(tokens, i):
             end = _end(tokens, i)
             found.append(_hole(text, tokens, i, end))
             i = end
@@ -171,13 +180,15 @@ def _reads(tokens: Sequence[Token], i: int, words: Sequence[str]) -> bool:
 def _hole(text: str, tokens: Sequence[Token], i: int, end: int) -> Hole:
     words = (tokens[i].word, tokens[i + 1].word)
     if words in LATER:
-        raise FeatureNotSupported(f"{' '.join(words)} is not supported yet", position=tokens[i].start + 1)
+        raise FeatureNotSupported(f"{LATER[words]} is not supported yet", position=tokens[i].start + 1)
     if i >= 2 and tokens[i - 1].text == "(" and tokens[i - 2].word == "LATERAL":
         raise FeatureNotSupported(
-            "PREDICT cannot be LATERAL: its query runs once, before the rows beside it are read", position=tokens[i - 2].start + 1
+            f"{words[0]} cannot be LATERAL: its query runs once, before the rows beside it are read", position=tokens[i - 2].start + 1
         )
     if i and tokens[i - 1].word in _SET_OPERATIONS:
-        raise SyntaxProblem("PREDICT needs parentheses in a set operation", hint="Write UNION (PREDICT …).", position=tokens[i].start + 1)
+        raise SyntaxProblem(
+            f"{words[0]} needs parentheses in a set operation", hint=f"Write UNION ({words[0]} …).", position=tokens[i].start + 1
+        )
     cursor = Cursor(text, Statement(tokens[i:end]))
     cursor.at = 1
     shape = INSIDE[words](cursor)
@@ -239,7 +250,7 @@ def _contexts(tokens: Sequence[Token], i: int, inner: Sequence[Token]) -> tuple[
     for item in visible:
         if item.name in named and _changes_data(tokens, item):
             raise FeatureNotSupported(
-                f'the query of a PREDICT cannot read "{item.name}", which changes data', position=tokens[item.first].start + 1
+                f'the query of {tokens[i].word} cannot read "{item.name}", which changes data', position=tokens[item.first].start + 1
             )
     contexts = (
         Context(recursive, tuple((tokens[m.first].start, tokens[m.last].end) for m in items if m.last < i and m.name in named))

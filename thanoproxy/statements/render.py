@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import MARK, Need
-from thanoproxy.statements.shapes import Decorate, Hole, Nested, Rewrite
+from thanoproxy.statements.shapes import Added, Decorate, Hole, Nested, Rewrite
+from thanoproxy.wire.values import SQL_NAMES, TEXT
 
 __all__ = ["described", "filled", "hole_query", "inner_span", "narrowed", "predicted", "quoted", "rewritten", "unpredicted"]
 
 Fill = Callable[[Hole], Source]
+
+UNPREDICTED = "thanosql.unpredicted()"
+"""What fails when it is run, and is text until then."""
 
 
 def quoted(name: str) -> str:
@@ -27,27 +31,31 @@ def described(statement: Nested) -> Source:
             return rewritten(hole.shape)
         query = filled(statement, *inner_span(hole), hole.holes, fill)
         alias = f"{MARK}{statement.holes.index(hole)}" if hole in statement.holes else "q"
-        return unpredicted(hole.shape, query, alias, "thanosql.unpredicted()")
+        return unpredicted(hole.shape, query, alias, UNPREDICTED)
 
     return filled(statement, statement.start, statement.end, statement.holes, fill)
 
 
-def unpredicted(shape: Decorate, query: Source, alias: str = "q", value: str = "NULL::pg_catalog.text") -> Source:
+def unpredicted(shape: Decorate, query: Source, alias: str = "q", value: str = "NULL") -> Source:
     """The rows of `query`, with `value` for predictions."""
-    added = ", ".join(f"{value} AS {quoted(name)}" for name in shape.names)
+    added = ", ".join(f"{_typed(value, type_oid)} AS {quoted(name)}" for name, type_oid in shape.added)
     source = Source(f"SELECT {alias}.*, {added} FROM (")  # noqa: S608
     source.extend(query)
     source.add(f"\n) AS {alias}")
     return source
 
 
-def predicted(table: str, added: Sequence[str], names: Sequence[str] | None = None) -> Source:
+def _typed(value: str, type_oid: int) -> str:
+    return value if value == UNPREDICTED and type_oid == TEXT else f"{value}::{SQL_NAMES[type_oid]}"
+
+
+def predicted(table: str, added: Sequence[Added], names: Sequence[str] | None = None) -> Source:
     """The rows of `table`, in their order, with the predictions that lie beside it.
 
     With `names`, the table's columns are c0, c1, … and get these names; without, they have their own.
     """
     columns = ["q.*"] if names is None else [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)]
-    columns += [f"p.p{i} AS {quoted(name)}" for i, name in enumerate(added)]
+    columns += [f"p.p{i} AS {quoted(name)}" for i, (name, _) in enumerate(added)]
     return Source(
         f"SELECT {', '.join(columns)} FROM pg_temp.{table} q JOIN pg_temp.{table}_p p "  # noqa: S608
         "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"

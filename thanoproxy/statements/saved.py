@@ -28,7 +28,8 @@ from thanoproxy.errors import FeatureNotSupported, InternalError, SyntaxProblem
 from thanoproxy.sql.source import Source
 from thanoproxy.sql.tokens import Token, identifier, tokenize
 from thanoproxy.statements.render import filled, inner_span, quoted, rewritten
-from thanoproxy.statements.shapes import Hole, Nested, Rewrite, Save
+from thanoproxy.statements.shapes import Added, Hole, Nested, Rewrite, Save
+from thanoproxy.wire.values import SQL_NAMES
 
 __all__ = ["head", "in_dialect", "kept", "save", "saved", "stub"]
 
@@ -187,14 +188,14 @@ def stub(statement: Nested, hole: Hole) -> Source:
     if isinstance(hole.shape, Rewrite):
         return rewritten(hole.shape)
     query = filled(statement, *inner_span(hole), hole.holes, lambda inside: stub(statement, inside))
-    return _called(hole, query, (f"thanosql.saved({_arguments(statement, hole, name)})" for name in hole.shape.names))
+    return _called(hole, query, (f"thanosql.saved({_arguments(statement, hole, column)})" for column in hole.shape.added))
 
 
 def kept(statement: Nested, hole: Hole, query: Source, image: str) -> Source:
     """The hole as a materialized view has it, with the name of its image column."""
     assert not isinstance(hole.shape, Rewrite), "a rewrite has no predictions"
     key = f"thanosql.image_key(q.{quoted(image)})"
-    return _called(hole, query, (f"thanosql.predicted({_arguments(statement, hole, name, key)})" for name in hole.shape.names))
+    return _called(hole, query, (f"thanosql.predicted({_arguments(statement, hole, column, key)})" for column in hole.shape.added))
 
 
 def head(statement: Nested, hole: Hole) -> str:
@@ -202,8 +203,8 @@ def head(statement: Nested, hole: Hole) -> str:
     return statement.text[hole.start - statement.start : inner_span(hole)[0] - statement.start].strip()
 
 
-def _arguments(statement: Nested, hole: Hole, name: str, *more: str) -> str:
-    return ", ".join((literal(head(statement, hole)), literal(name), *more, "NULL::pg_catalog.text"))
+def _arguments(statement: Nested, hole: Hole, column: Added, *more: str) -> str:
+    return ", ".join((literal(head(statement, hole)), literal(column.name), *more, f"NULL::{SQL_NAMES[column.type_oid]}"))
 
 
 def _called(hole: Hole, query: Source, calls: Iterable[str]) -> Source:

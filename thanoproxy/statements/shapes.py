@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.sql.clauses import InnerQuery
@@ -24,6 +24,8 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
 __all__ = [
+    "Added",
+    "Applied",
     "Collect",
     "Context",
     "Decorate",
@@ -63,13 +65,13 @@ class Rewrite:
     tag: bytes | None = None
 
 
-class Decoration(ABC):
-    """A PREDICT at work: from a row's image to the columns added to the row.  `image_column` counts the inner query's columns from 0."""
+class Applied(ABC):
+    """A model at work on rows.  `image_column` counts their columns from 0."""
 
     image_column: int
     artifact: str
     title: str
-    """The model, as EXPLAIN shows it."""
+    """What is done with which model, as EXPLAIN shows it."""
 
     @abstractmethod
     def ready(self, classes: Sequence[str]) -> None:
@@ -83,8 +85,21 @@ class Decoration(ABC):
     def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
         """What the workers are asked for a batch of rows."""
 
+
+class Added(NamedTuple):
+    """A column that is added to rows: its name, and the OID of its type (`wire.values.SQL_NAMES`)."""
+
+    name: str
+    type_oid: int
+
+
+class Decoration(Applied):
+    """Adds columns to rows, in the `formats` that Bind asks for (none is text for all)."""
+
+    formats: Sequence[int] = ()
+
     @abstractmethod
-    def added(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
+    def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
         """The added fields of the batch's row `index`, in the client's encoding.  Raises the row's own failure."""
 
 
@@ -95,8 +110,13 @@ class Decorate(ABC):
 
     @property
     @abstractmethod
+    def added(self) -> tuple[Added, ...]:
+        """The added columns."""
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """The names of the added columns, which are text."""
+        """Their names."""
+        return tuple(name for name, _ in self.added)
 
     @abstractmethod
     def lookup(self) -> str:

@@ -10,9 +10,11 @@ from thanoproxy.errors import WrongType
 
 __all__ = [
     "BYTEA",
+    "FLOAT4_ARRAY",
     "FLOAT8",
     "INT4",
     "INT8",
+    "SQL_NAMES",
     "TEXT",
     "TEXT_ARRAY",
     "TEXT_TYPES",
@@ -29,8 +31,10 @@ _I16 = Struct("!H")
 _I32 = Struct("!i")
 
 # pg_type.dat; stable since these types exist.
-BYTEA, INT8, INT2, INT4, TEXT, FLOAT8, TEXT_ARRAY = 17, 20, 21, 23, 25, 701, 1009
+BYTEA, INT8, INT2, INT4, TEXT, FLOAT8, TEXT_ARRAY, FLOAT4_ARRAY = 17, 20, 21, 23, 25, 701, 1009, 1021
 WHOLE_NUMBERS = frozenset({INT2, INT4, INT8})
+SQL_NAMES = {INT8: "pg_catalog.int8", TEXT: "pg_catalog.text", FLOAT8: "pg_catalog.float8", FLOAT4_ARRAY: "pg_catalog.float4[]"}
+"""Types of columns that we make, as SQL writes them."""
 TEXT_TYPES = frozenset({TEXT, 1043, 1042, 19, 705})
 """text, varchar, bpchar, name, and an untyped literal: types whose binary and text formats are the same bytes."""
 

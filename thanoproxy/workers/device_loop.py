@@ -230,8 +230,9 @@ class DeviceLoop:
         pixels = [one for chunk in chunks for one in chunk.pixels.values()]
         if not pixels:
             return []
-        top_k = max(chunk.prediction.request.top_k for chunk in chunks)
-        return inference.predict(chunks[0].prediction.model, torch.stack(pixels), top_k)
+        requests = [chunk.prediction.request for chunk in chunks]
+        vectors = {request.vector for request in requests if request.vector is not None}
+        return inference.predict(chunks[0].prediction.model, torch.stack(pixels), max(request.top_k for request in requests), vectors)
 
     def _train(self) -> None:
         """One step of the oldest BUILD."""

@@ -31,6 +31,8 @@ else:
     Image = Any
 
 Tune = Literal["auto", "full", "head"]
+Vector = Literal["features", "probabilities"]
+"""What a model can say of an image in numbers: the input of its last layer, or the probability of each class."""
 
 
 class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +52,10 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Predict(msgspec.Struct, frozen=True, tag="predict"):
-    """Classify `images` with the model in `artifact` (its content hash); `bulk` ones yield to the others at batch boundaries."""
+    """Classify `images` with the model in `artifact` (its content hash); `bulk` ones yield to the others at batch boundaries.
+
+    `top_k` best classes of each are answered, and its `vector` where one is asked for.
+    """
 
     job: str
     artifact: str
@@ -58,6 +63,7 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
     top_k: int = 1
     batch_size: int | None = None
     bulk: bool = True
+    vector: Vector | None = None
 
     def __post_init__(self) -> None:
         if not all(image is None or isinstance(image, (str, bytes)) for image in self.images):
@@ -109,13 +115,17 @@ class Failure(msgspec.Struct, frozen=True):
 
 class Predicted(msgspec.Struct, frozen=True, tag="predicted"):
     """One entry per image, in order: the class indices and their probabilities, best first (`top_k` of them), or None for a NULL
-    image and for an image listed in `failures` (keyed by its index in the request).  `device` is where they were predicted."""
+    image and for an image listed in `failures` (keyed by its index in the request).  `device` is where they were predicted.
+
+    `vectors` is empty unless they were asked for; each is of float32, the least significant byte first.
+    """
 
     job: str
     classes: list[tuple[int, ...] | None]
     scores: list[tuple[float, ...] | None]
     failures: dict[int, Failure] = {}
     device: str = ""
+    vectors: list[bytes | None] = []
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):

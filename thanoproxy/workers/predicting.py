@@ -39,7 +39,9 @@ class Prediction:
         self.model = model
         self.canceled = False
         self.failures: dict[int, jobs.Failure] = {}
-        self._rankings: list[Ranking | None] = [None] * len(request.images)
+        self._classes: list[tuple[int, ...] | None] = [None] * len(request.images)
+        self._scores: list[tuple[float, ...] | None] = [None] * len(request.images)
+        self._vectors: list[bytes | None] = [] if request.vector is None else [None] * len(request.images)
         rows = [row for row, image in enumerate(request.images) if image is not None]
         size = request.batch_size or model.device.predict_batch
         self.chunks = [Chunk(self, rows[at : at + size], size) for at in range(0, len(rows), size)]
@@ -51,21 +53,17 @@ class Prediction:
 
     def finish(self, chunk: Chunk, rankings: Iterable[Ranking]) -> bool:
         """Take in the chunk's results, in the order of its `pixels`; whether that was the last one."""
-        top_k = self.request.top_k
+        top_k, vector = self.request.top_k, self.request.vector
         for row, ranking in zip(chunk.pixels, rankings, strict=True):
-            self._rankings[row] = Ranking(ranking.classes[:top_k], ranking.scores[:top_k])
+            self._classes[row], self._scores[row] = ranking.classes[:top_k], ranking.scores[:top_k]
+            if vector is not None:
+                self._vectors[row] = ranking.vectors[vector]
         self._left -= 1
         return self._left == 0
 
     def answer(self) -> jobs.Predicted:
         """The reply to the request."""
-        return jobs.Predicted(
-            self.request.job,
-            [one and one.classes for one in self._rankings],
-            [one and one.scores for one in self._rankings],
-            self.failures,
-            self.model.device.name,
-        )
+        return jobs.Predicted(self.request.job, self._classes, self._scores, self.failures, self.model.device.name, self._vectors)
 
 
 class Chunk:
