@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
-from thanoproxy.statements import build_model, convert, predict
+from thanoproxy.statements import build_model, convert, evaluate, predict
+from thanoproxy.statements.metrics import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,7 +107,10 @@ def test_tables_agree_with_the_code(name: str) -> None:
 # What the pages name exists, and what exists is named.
 
 
-@pytest.mark.parametrize(("heading", "statement"), [("BUILD MODEL", build_model), ("PREDICT USING", predict), ("CONVERT USING", convert)])
+@pytest.mark.parametrize(
+    ("heading", "statement"),
+    [("BUILD MODEL", build_model), ("PREDICT USING", predict), ("CONVERT USING", convert), ("EVALUATE USING", evaluate)],
+)
 def test_every_option_is_documented(heading: str, statement: ModuleType) -> None:
     page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
     section = re.split(r"^## ", page, flags=re.MULTILINE)
@@ -115,6 +119,11 @@ def test_every_option_is_documented(heading: str, statement: ModuleType) -> None
     assert in_tables == {name for key, rule in statement.RULES.items() for name in (key, *rule.aliases)}
     missing = next(text for text in section if text.startswith("What is not there yet"))
     assert {name for name in statement.LATER if f"`{name}`" not in missing} == set()
+
+
+def test_every_metric_is_documented() -> None:
+    page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| \*\*(\w+)\*\* \|", page, re.MULTILINE) == [metric for _, metric, _ in Tally(()).overall()]
 
 
 def targets() -> set[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import psycopg
 import pytest
+from sklearn import metrics as sklearn
 
 from tests.conftest import make_database
 from tests.serving import Proxy
@@ -84,6 +85,37 @@ async def test_asyncpg(pets: str, test_data: Path) -> None:
         assert [row["label"] for row in few] == ["cat"] * 20
     finally:
         await connection.close()
+
+
+def test_evaluate_agrees_with_the_stored_predictions(pets: str) -> None:
+    with psycopg.connect(pets, autocommit=True) as connection:
+        found = dict(connection.execute("EVALUATE USING pets AS SELECT * FROM cat_and_dog_test").fetchall())
+        connection.execute("CREATE TABLE stored AS PREDICT USING pets AS SELECT * FROM cat_and_dog_test")
+        stored = connection.execute("SELECT label, predicted FROM stored").fetchall()
+        pairs = connection.execute("EVALUATE USING pets OPTIONS (confusion_matrix=true) AS TABLE cat_and_dog_test").fetchall()
+    labels, predicted = zip(*stored, strict=True)
+    precision, recall, f1, _ = sklearn.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    assert found["accuracy"] == sklearn.accuracy_score(labels, predicted) >= 0.97
+    assert [found[f"macro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx([precision, recall, f1])
+    assert (found["images"], found["null_images"]) == (400, 0)
+    assert 0 < found["log_loss"] < 0.15
+    matrix = sklearn.confusion_matrix(labels, predicted, labels=["cat", "dog"])
+    assert [count for *_, count in pairs] == list(matrix.ravel())
+
+
+def test_like_pictures_have_like_embeddings(pets: str) -> None:
+    """The nearest other photo of most photos is of the same animal."""
+    with psycopg.connect(pets, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        connection.execute(
+            "CREATE TABLE embedded AS SELECT image, label, embedding::vector(1280) AS embedding "
+            "FROM (CONVERT USING pets AS SELECT * FROM cat_and_dog_test) t"
+        )
+        (share,) = connection.execute(
+            "SELECT avg((a.label = (SELECT b.label FROM embedded b WHERE b.image <> a.image ORDER BY b.embedding <=> a.embedding LIMIT 1))"
+            "::int) FROM embedded a"
+        ).fetchone() or (0,)
+    assert share > 0.9
 
 
 def test_the_job_and_its_epochs_are_on_record(pets: str) -> None:

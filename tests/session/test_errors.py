@@ -59,7 +59,7 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
         "inside CREATE RULE",
         "CREATE TABLE",
     ),
-    ("EVALUATE USING colours AS SELECT * FROM pictures", "0A000", "EVALUATE", "not supported yet", None),
+    ("FIT MODEL better USING colours AS SELECT * FROM pictures", "0A000", "FIT", "FIT MODEL is not supported yet", None),
 ]
 
 

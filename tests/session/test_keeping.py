@@ -151,6 +151,14 @@ class TestRefresh:
         assert predicted(tables) == 0
         run(tables, "DROP TABLE blobs CASCADE")
 
+    def test_embeddings(self, tables: Connection) -> None:
+        query = "CONVERT USING colours AS SELECT id, image FROM photos"
+        run(tables, f"CREATE MATERIALIZED VIEW mv AS {query}")
+        assert fetched(tables, "TABLE mv ORDER BY id") == fetched(tables, f"SELECT * FROM ({query}) t ORDER BY id")
+        predicted(tables)
+        run(tables, "REFRESH MATERIALIZED VIEW mv")
+        assert predicted(tables) == 0
+
     def test_prepared(self, url: str, tables: Connection) -> None:
         async def both() -> None:
             connection = await asyncpg.connect(url)
@@ -192,6 +200,10 @@ class TestRefused:
         with pytest.raises(errors.UndefinedColumn) as caught:
             tables.execute(cast(LiteralString, statement))
         assert caught.value.diag.statement_position == str(statement.index("nope") + 1)
+
+    def test_what_is_no_prediction_of_a_row(self, tables: Connection) -> None:
+        with pytest.raises(errors.FeatureNotSupported, match="EVALUATE"):
+            tables.execute("CREATE MATERIALIZED VIEW mv AS EVALUATE USING colours AS SELECT image, label FROM pictures")
 
     def test_in_a_string_of_several(self, tables: Connection) -> None:
         with pytest.raises(errors.FeatureNotSupported, match="cannot share a string"):

@@ -496,7 +496,7 @@ ERRORS: list[tuple[str, str, str | None, str, str | None]] = [
     ("SELECT 1/(id-3), predicted FROM (PREDICT USING colours AS TABLE pictures) t", "22012", None, "division", None),
     ("CREATE TABLE stored AS PREDICT USING colours AS TABLE pictures", "42P07", None, "already exists", None),
     ("INSERT INTO kept (id) PREDICT USING colours AS TABLE pictures", "42601", None, "more expressions", None),
-    ("SELECT * FROM (EVALUATE USING colours AS TABLE pictures) t", "0A000", "EVALUATE", "not supported yet", None),
+    ("SELECT * FROM (SEARCH IMAGE USING colours AS TABLE pictures) t", "0A000", "SEARCH", "not supported yet", None),
     ("CREATE RULE r AS ON DELETE TO kept DO PREDICT USING colours AS TABLE pictures", "0A000", "PREDICT", "CREATE RULE", "CREATE TABLE"),
 ]  # fmt: skip
 

@@ -182,6 +182,19 @@ class TestMaking:
         assert len(fetched(connection, "SELECT a, b FROM passing WHERE a < 4")) == 4
         connection.execute("DROP VIEW passing")
 
+    def test_of_embeddings_and_of_metrics(self, connection: Connection) -> None:
+        embedded = "CONVERT USING colours AS SELECT id, image FROM pictures"
+        measured = "EVALUATE USING colours AS SELECT image, label FROM pictures"
+        with connection.transaction(force_rollback=True):
+            connection.execute(cast(LiteralString, f"CREATE VIEW embedded AS {embedded}"))
+            connection.execute(cast(LiteralString, f"CREATE VIEW measured AS SELECT metric, score * 100 AS percent FROM ({measured})"))
+            assert fetched(connection, "SELECT embedding[1:3] FROM embedded ORDER BY id LIMIT 2") == fetched(
+                connection, f"SELECT embedding[1:3] FROM ({embedded}) t ORDER BY id LIMIT 2"
+            )
+            assert fetched(connection, "SELECT percent FROM measured WHERE metric = 'accuracy'") == fetched(
+                connection, f"SELECT score * 100 FROM ({measured}) t WHERE metric = 'accuracy'"
+            )
+
     def test_as_a_prepared_statement(self, url: str) -> None:
         async def run() -> int:
             connection = await asyncpg.connect(url)

@@ -56,6 +56,11 @@ HOLES = [
     "«PREDICT USING m AS PREDICT USING n AS SELECT 1»",
     "«PREDICT USING m AS SELECT * FROM (PREDICT USING n AS SELECT 1) t»",
     "SELECT 1 AS predict FROM («PREDICT USING predict AS SELECT 1») predict",
+    "«EVALUATE USING m AS PREDICT USING n AS SELECT 1»",
+    "SELECT evaluate FROM («EVALUATE USING m OPTIONS (per_class=true) AS CONVERT USING n AS SELECT 1») convert",
+    "CREATE TABLE x AS «CONVERT USING m AS SELECT 1» WITH DATA",
+    "INSERT INTO x «EVALUATE USING m AS (SELECT 1)» ON CONFLICT DO NOTHING",
+    "EXPLAIN ANALYZE «EVALUATE USING m AS SELECT 1»",
 ]
 
 
@@ -72,6 +77,8 @@ def test_holes(marked: str) -> None:
     [
         "SELECT a FROM x JOIN predict USING (id)",
         "SELECT a FROM x AS predict JOIN y AS predict USING (id)",
+        "SELECT convert(a, 'b', 'c') FROM x AS convert JOIN y AS evaluate USING (id)",
+        "DELETE FROM t USING evaluate, convert",
         "SELECT predict, evaluate FROM t",
         "SELECT 1 AS predict",
         "DELETE FROM t USING predict",
@@ -190,11 +197,12 @@ def described_hole(_: Hole) -> Source:
 REFUSED: list[tuple[str, type[ThanoError], str, str]] = [
     # text, error, the text that its position points at, message
     ("CREATE FUNCTION f() RETURNS int RETURN (SELECT 1 FROM (PREDICT USING m AS SELECT 1))", FeatureNotSupported, "PREDICT", "FUNCTION"),
-    ("CREATE MATERIALIZED VIEW v AS PREDICT USING m AS SELECT 1", FeatureNotSupported, "PREDICT", "CREATE MATERIALIZED"),
     ("CALL p((PREDICT USING m AS SELECT 1))", FeatureNotSupported, "PREDICT", "CALL"),
     ("SELECT * FROM x, LATERAL (PREDICT USING m AS SELECT x.a) t", FeatureNotSupported, "LATERAL", "LATERAL"),
     ("SELECT * FROM (SEARCH IMAGE x) t", FeatureNotSupported, "SEARCH", "SEARCH IMAGE"),
-    ("SELECT * FROM (EVALUATE USING m AS SELECT 1) t", FeatureNotSupported, "EVALUATE", "EVALUATE USING"),
+    ("SELECT * FROM (PRINT IMAGE AS SELECT 1) t", FeatureNotSupported, "PRINT", "PRINT IMAGE is not supported yet"),
+    ("SELECT * FROM x, LATERAL (CONVERT USING m AS SELECT x.a) t", FeatureNotSupported, "LATERAL", "CONVERT cannot be LATERAL"),
+    ("SELECT 1 EXCEPT EVALUATE USING m AS SELECT 1", SyntaxProblem, "EVALUATE", "EVALUATE needs parentheses"),
     ("WITH d AS (DELETE FROM x RETURNING *) SELECT * FROM (PREDICT USING m AS TABLE d) t", FeatureNotSupported, "d AS", "changes data"),
     ("BUILD MODEL b USING MobileNet_V2 AS SELECT * FROM (PREDICT USING m AS SELECT 1) t", FeatureNotSupported, "PREDICT", "BUILD"),
     ("SELECT 1 UNION ALL PREDICT USING m AS SELECT 1", SyntaxProblem, "PREDICT", "parentheses"),
@@ -222,6 +230,15 @@ class TestDescribed:
         assert described(found(text)).text == (
             'SELECT * FROM (SELECT thanoproxy_hole_0.*, thanosql.unpredicted() AS "Say ""x""" FROM (SELECT $1\n) AS thanoproxy_hole_0) t '
             "WHERE a = $2"
+        )
+
+    def test_what_is_no_text_is_so_by_a_cast(self) -> None:
+        convert = described(found("SELECT * FROM (CONVERT USING m AS SELECT $1) t")).text
+        assert 'thanosql.unpredicted()::pg_catalog.float4[] AS "embedding"' in convert
+        evaluate = described(found("SELECT * FROM (EVALUATE USING m AS SELECT $1) t")).text
+        assert evaluate == (
+            'SELECT * FROM (SELECT thanosql.unpredicted() AS "metric", thanosql.unpredicted()::pg_catalog.float8 AS "score" '
+            "WHERE (SELECT pg_catalog.count(*) FROM (SELECT $1\n) AS q) IS NOT NULL) t"
         )
 
     def test_positions(self) -> None:

@@ -43,6 +43,7 @@ def test_bytea_refuses_half_a_byte() -> None:
     ("value", "oid", "text", "binary"),
     [
         (7, INT4, b"7", b"\0\0\0\x07"),
+        (24.0, FLOAT8, b"24", b"\x40\x38\0\0\0\0\0\0"),
         (0.5, FLOAT8, b"0.5", b"\x3f\xe0\0\0\0\0\0\0"),
         ("ä", TEXT, "ä".encode(), "ä".encode()),
         (["a", 'b"\\'], TEXT_ARRAY, b'{a,"b\\"\\\\"}', None),

@@ -8,22 +8,24 @@ https://www.postgresql.org/docs/18/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ES
 from __future__ import annotations
 
 import json
+import re
 
 __all__ = ["ascii_json", "copy_line", "literal"]
+
+_UNSAFE = re.compile(r"[^ -~]|['\\]")
 
 
 def literal(text: str) -> str:
     """`text` as a string constant.  A NUL, which PostgreSQL cannot hold, becomes U+FFFD."""
-    return "E'" + "".join(_escaped(character) for character in text) + "'"
+    return "E'" + _UNSAFE.sub(_escaped, text) + "'"
 
 
-def _escaped(character: str) -> str:
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
     if character == "'":
         return "''"  # not \', which backslash_quote may forbid
     if character == "\\":
         return "\\\\"
-    if " " <= character <= "~":
-        return character
     code = ord(character) or 0xFFFD
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

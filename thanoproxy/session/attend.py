@@ -36,7 +36,7 @@ from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProb
 from thanoproxy.session import keeping, saved
 from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
-from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout
+from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout, summarise
 from thanoproxy.session.leftovers import Leftovers
 from thanoproxy.session.lone import run_lone
 from thanoproxy.session.materialise import Refused, explained, materialise
@@ -45,9 +45,23 @@ from thanoproxy.session.reading import Reader
 from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_together, run_script
 from thanoproxy.session.services import Services
+from thanoproxy.session.summarise import answer_rows, write_answer
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Saving, Shape, decorates
+from thanoproxy.statements.shapes import (
+    Collect,
+    Decorate,
+    Nested,
+    Prepare,
+    Refresh,
+    Rewrite,
+    Save,
+    SaveRows,
+    Saving,
+    Shape,
+    Summarise,
+    applying,
+)
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
 from thanoproxy.wire.messages import ErrorFields
@@ -393,6 +407,14 @@ class Attendant:
                 if portal.announce:
                     self.exchange.client.write(messages.row_description(portal.statement.described(portal.inner)))
             await decorate(self.exchange, self.services, portal.decoration, name, limit, self.stop)
+        elif isinstance(shape, Summarise):
+            if portal.answer is None:
+                summary = await summarise(self.exchange, self.services, shape, portal.inner, name, self.stop)
+                columns = portal.statement.described(portal.inner, portal.formats)
+                portal.answer = answer_rows(columns, summary.answer(), portal.formats, self.exchange.codec)
+                if portal.announce:
+                    self.exchange.client.write(messages.row_description(columns))
+            await write_answer(self.exchange.client, portal.answer, limit)
         elif isinstance(shape, Collect):
             found = await self.exchange.ask(shape.lookup())
             reserved = found[0] if found else None
@@ -417,9 +439,9 @@ class Attendant:
 
     async def check_model(self, shape: Shape) -> None:
         """A model that does not exist is known when the statement is prepared, as a table would be."""
-        for decorate_ in decorates(shape):
-            if not await self.exchange.ask(decorate_.lookup()):
-                decorate_.open(None, (), self.exchange.codec, self.services.seal)
+        for statement in applying(shape):
+            if not await self.exchange.ask(statement.lookup()):
+                statement.open(None, (), self.exchange.codec, self.services.seal)
 
     async def describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:
         """Learn the inner columns once; what is wrong with them is wrong now, before anything runs."""
@@ -430,7 +452,7 @@ class Attendant:
                 raise SyntaxProblem("the query after AS returns no rows", position=ours.shape.inner.start + 1)
             ours.inner = columns
             try:
-                ours.added()
+                ours.check()
             except ThanoError:
                 ours.inner = None
                 raise

@@ -16,13 +16,25 @@ from thanoproxy.session.collect import TrainingRun
 from thanoproxy.session.decorate import RowStream, appended
 from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.services import Services
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration
+from thanoproxy.session.summarise import answer_fields, summary_stream
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.pipeline import Rows, SegmentFailed, UpstreamError
-from thanoproxy.wire.values import encode_value
 
-__all__ = ["TIMEOUT", "Identity", "Stop", "collect", "decorate", "open_decoration", "pump", "result_row", "seconds_of", "statement_timeout"]
+__all__ = [
+    "TIMEOUT",
+    "Identity",
+    "Stop",
+    "collect",
+    "decorate",
+    "open_decoration",
+    "pump",
+    "result_row",
+    "seconds_of",
+    "statement_timeout",
+    "summarise",
+]
 
 TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
 _ABANDONED = "failure of the server"
@@ -52,6 +64,16 @@ async def decorate(exchange: Exchange, services: Services, decoration: Decoratio
     stream = RowStream(decoration, services.pool, exchange.upstream, exchange.client, appended(decoration))
     kind, body = await pump(exchange, stream, portal, limit, stop)
     exchange.client.write(messages.message(bytes((kind,)), body))
+
+
+async def summarise(
+    exchange: Exchange, services: Services, shape: Summarise, inner: Sequence[Column], portal: bytes, stop: Stop
+) -> Summary:
+    """Execute `portal` and count what the model makes of its rows."""
+    rows = await exchange.ask(shape.lookup())
+    summary = shape.open(rows[0] if rows else None, inner, exchange.codec, services.seal)
+    await pump(exchange, summary_stream(summary, services, exchange.upstream), portal, 0, stop)
+    return summary
 
 
 async def pump(exchange: Exchange, stream: RowStream, portal: bytes, limit: int, stop: Stop) -> tuple[int, bytes]:
@@ -113,9 +135,7 @@ async def _train(exchange: Exchange, run: TrainingRun) -> list[object]:
 
 def result_row(shape: Collect, values: Sequence[object], formats: Sequence[int], codec: str) -> bytes:
     """The DataRow that answers a statement that collects."""
-    codes = [messages.format_code(formats, i) for i in range(len(shape.result))]
-    fields = (encode_value(v, c.type_oid, code, codec) for v, c, code in zip(values, shape.result, codes, strict=True))
-    return messages.data_row(fields)
+    return messages.data_row(answer_fields(shape.result, values, formats, codec))
 
 
 class Stop:

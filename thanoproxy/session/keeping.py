@@ -17,14 +17,14 @@ from uuid import uuid4
 from thanoproxy import statements
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import InsufficientPrivilege, InternalError, SyntaxProblem
+from thanoproxy.errors import FeatureNotSupported, InsufficientPrivilege, InternalError, SyntaxProblem
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.materialise import Refused
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import filled, hole_query, inner_span, quoted, rewritten
 from thanoproxy.statements.saved import head, in_dialect, kept
-from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Refresh, Rewrite, SaveRows
+from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Refresh, Rewrite, SaveRows, Summarise
 from thanoproxy.wire.pipeline import UpstreamError
 from thanoproxy.wire.values import BYTEA, text_array
 from thanoproxy.workers import jobs
@@ -98,6 +98,10 @@ async def _plan(attendant: Attendant, statement: Nested) -> _Plan:
         if isinstance(hole.shape, Rewrite):
             sources[hole] = rewritten(hole.shape)
             continue
+        if isinstance(hole.shape, Summarise):
+            raise FeatureNotSupported(
+                "EVALUATE is not supported inside a materialized view", hint="CREATE TABLE … AS stores its answer.", position=hole.start + 1
+            )
         part = await _part(attendant, hole, hole.shape, hole_query(statement, hole, sources.__getitem__))
         own = filled(statement, *inner_span(hole), hole.holes, sources.__getitem__)
         sources[hole] = kept(statement, hole, own, part.image)

@@ -6,7 +6,8 @@
 
 So the rest of the statement is PostgreSQL's alone: joins, groups, cursors, COPY, INSERT, row limits, command tags.  The tables go with
 the transaction, or before, where the statement is over (`Leftovers`).  Only places, images and predictions pass through us; the
-predictions wait in a file that is bounded by the disk, since a connection that sends rows cannot take a COPY.
+predictions wait in a file that is bounded by the disk, since a connection that sends rows cannot take a COPY.  The few rows of an
+EVALUATE need no table: in its place stand the values themselves.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.session.columns import Columns, type_names, unnested
 from thanoproxy.session.decorate import RowStream
 from thanoproxy.session.exchange import Bound
+from thanoproxy.session.summarise import summary_stream
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import EVERYTHING, Need, needs
-from thanoproxy.statements.render import described, filled, hole_query, narrowed, predicted, rewritten, unpredicted
-from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Rewrite
+from thanoproxy.statements.render import answered, described, filled, hole_query, narrowed, predicted, rewritten, unpredicted
+from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Rewrite, Summarise
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import UpstreamError
@@ -76,7 +78,7 @@ class _Materialisation:
         self.bound = bound
         self._tables = Tables(attendant)
         self.lines: list[str] = []
-        added = [() if isinstance(hole.shape, Rewrite) else hole.shape.names for hole in statement.holes]
+        added = [hole.shape.names if isinstance(hole.shape, Decorate) else () for hole in statement.holes]
         self._needs = dict(zip(statement.holes, needs(described(statement).text, added, bound.numbers()), strict=True))
         self._sources: dict[Hole, Source] = {}
 
@@ -96,16 +98,45 @@ class _Materialisation:
             return
         query = hole_query(self.statement, hole, self.fill)
         try:
-            self._sources[hole] = await self._predicted(hole.shape, query, self._needs.get(hole, EVERYTHING))
+            columns = await self._columns(hole.shape, query)
+            if isinstance(hole.shape, Summarise):
+                self._sources[hole] = await self._summarised(hole.shape, query, columns)
+            else:
+                self._sources[hole] = await self._predicted(hole.shape, query, columns, self._needs.get(hole, EVERYTHING))
         except UpstreamError as problem:
             raise self._refusal(problem.fields, query) from None
 
-    async def _predicted(self, shape: Decorate, query: Source, need: Need) -> Source:
-        exchange = self.exchange
-        columns = await exchange.columns(query.text, self.bound.types)
+    async def _columns(self, shape: Decorate | Summarise, query: Source) -> tuple[Column, ...]:
+        """Those of `query`, which must be what the statement needs."""
+        columns = await self.exchange.columns(query.text, self.bound.types)
         if columns is None:
             raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
-        shape.columns(columns, exchange.codec)
+        shape.columns(columns, self.exchange.codec)
+        return columns
+
+    async def _summarised(self, shape: Summarise, query: Source, columns: Sequence[Column]) -> Source:
+        exchange, services = self.exchange, self.attendant.services
+        found = await exchange.ask(shape.lookup())
+        summary = shape.open(found[0] if found else None, columns, exchange.codec, services.seal)
+        explain = self.statement.explain
+        if explain is not None and not explain.analyze:
+            self.lines.append(f"{summary.title}: each row of its query")
+            return unpredicted(shape, query)
+        plan = [] if explain is None else [row[0] or "" for row in await exchange.ask(f"EXPLAIN {query.text}", self.bound)]
+        started = time.perf_counter()
+        stream = summary_stream(summary, services, exchange.upstream)
+        await self._tables.read(query.text, self.bound, stream)
+        self._report(summary.title, stream, started, plan)
+        return answered(shape.answers, summary.answer())
+
+    def _report(self, title: str, stream: RowStream, started: float, plan: Sequence[str]) -> None:
+        seconds = time.perf_counter() - started
+        devices = ", ".join(sorted(stream.devices)) or "no device"
+        self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
+        self.lines += [f"  {line}" for line in plan]
+
+    async def _predicted(self, shape: Decorate, query: Source, columns: Sequence[Column], need: Need) -> Source:
+        exchange = self.exchange
         names = [column.name.decode(exchange.codec, "replace") for column in columns]
         found = await exchange.ask(shape.lookup())
         decoration = shape.open(found[0] if found else None, columns, exchange.codec, self.attendant.services.seal)
@@ -123,10 +154,7 @@ class _Materialisation:
         table, plan = await self._keep(query, names)
         started = time.perf_counter()
         stream = await self._tables.predict(table, decoration, shape.added)
-        seconds = time.perf_counter() - started
-        devices = ", ".join(sorted(stream.devices)) or "no device"
-        self.lines.append(f"{title}: rows={stream.rows} batches={stream.batches} on {devices}, {seconds * 1000:.3f} ms")
-        self.lines += [f"  {line}" for line in plan]
+        self._report(title, stream, started, plan)
         return predicted(table, shape.added, names)
 
     async def _read_only(self) -> bool:

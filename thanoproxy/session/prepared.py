@@ -7,14 +7,14 @@ block gives no tag), the text upstream ends with a marker that is looked for bef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import described
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Refresh, Rewrite, Save, SaveRows, Shape
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
 from thanoproxy.wire.messages import Column, format_code
 
 __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
@@ -51,11 +51,17 @@ class StatementOfOurs:
         assert self.inner is not None, "the inner query is described before its columns are asked for"
         return self.shape.columns(self.inner, self.codec) if isinstance(self.shape, Decorate) else ()
 
+    def check(self) -> None:
+        """Raises where the inner columns are not those that the statement needs."""
+        if isinstance(self.shape, Decorate | Summarise):
+            assert self.inner is not None, "the inner query is described before"
+            self.shape.columns(self.inner, self.codec)
+
     def described(self, columns: Sequence[Column], formats: Sequence[int] = ()) -> tuple[Column, ...]:
         """The columns a client is told of, given the inner ones; `formats` as in Bind."""
         self.inner = tuple(columns)
-        if isinstance(self.shape, Collect):
-            result = self.shape.result
+        if isinstance(self.shape, Collect | Summarise):
+            result = self.shape.result if isinstance(self.shape, Collect) else self.shape.columns(columns, self.codec)
             return tuple(_formatted(column, formats, i) for i, column in enumerate(result))
         count = len(columns)
         return (*columns, *(_formatted(column, formats, count + i) for i, column in enumerate(self.added())))
@@ -74,7 +80,8 @@ def _source(shape: Shape) -> Source:
 class PortalOfOurs:
     """A bound statement; `decoration` is set at its first Execute, so that a suspended portal keeps its model's version.
 
-    `announce` says that the client is in the simple protocol and has seen no RowDescription yet.
+    `announce` says that the client is in the simple protocol and has seen no RowDescription yet; `answer` is what is still to be sent
+    of the rows of a statement that summarises.
     """
 
     statement: StatementOfOurs
@@ -82,6 +89,7 @@ class PortalOfOurs:
     inner: tuple[Column, ...] = ()
     decoration: Decoration | None = None
     announce: bool = False
+    answer: Iterator[bytes] | None = None
 
     @property
     def added_formats(self) -> tuple[int, ...]:
@@ -93,9 +101,9 @@ def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[
     """The result formats for the inner query.
 
     One code, or none, goes for all columns; a code for each column must lose those of the added ones, since the server counts
-    (08P01).  A statement that collects reads its rows as text, whatever the client wants of the answer.
+    (08P01).  A statement that collects or summarises reads its rows as text, whatever the client wants of the answer.
     """
-    if isinstance(statement.shape, Collect):
+    if isinstance(statement.shape, Collect | Summarise):
         return ()
     if not isinstance(statement.shape, Decorate) or len(formats) <= 1 or statement.inner is None:
         return formats

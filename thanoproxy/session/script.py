@@ -24,14 +24,15 @@ from typing import TYPE_CHECKING
 from thanoproxy.catalog import store
 from thanoproxy.errors import FeatureNotSupported
 from thanoproxy.session.execute import TIMEOUT
+from thanoproxy.session.holes import HoleWork, hole_work
 from thanoproxy.session.retag import retag
 from thanoproxy.session.steps import Kept, Relayed, Script, Step
-from thanoproxy.session.works import CollectWork, DecorateWork, HoleWork, Work
+from thanoproxy.session.works import CollectWork, DecorateWork, SummariseWork, Work
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
-from thanoproxy.statements.render import filled, hole_query, predicted, rewritten, unpredicted
+from thanoproxy.statements.render import filled, hole_query, rewritten, unpredicted
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Decorate, Hole, Nested, Prepare, Refresh, Rewrite, Save, SaveRows
+from thanoproxy.statements.shapes import Collect, Decorate, Hole, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Summarise
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -113,7 +114,7 @@ class Run:
         if isinstance(part.shape, Nested):
             self._add_nested(part.shape)
             return
-        work = DecorateWork(self, part.shape) if isinstance(part.shape, Decorate) else CollectWork(self, part.shape)
+        work = self._work(part.shape)
         self.source.add(f"{TIMEOUT};\n{part.shape.lookup()};\n")
         self.source.add(part.shape.inner.text, part.shape.inner.start)
         self.source.add(f";\n{store.GATE}")
@@ -128,6 +129,11 @@ class Run:
         step = Relayed(self.exchange.client.write, retag(None))
         self.script.steps += [told, step]
         self.works.append(step)
+
+    def _work(self, shape: Decorate | Summarise | Collect) -> Work:
+        if isinstance(shape, Decorate):
+            return DecorateWork(self, shape)
+        return SummariseWork(self, shape) if isinstance(shape, Summarise) else CollectWork(self, shape)
 
     def _add_nested(self, statement: Nested) -> None:
         """The holes become tables before the statement is reached, and the tables go behind it."""
@@ -145,8 +151,8 @@ class Run:
             if only_planned:
                 sources[hole] = unpredicted(hole.shape, query)
                 return
-            work = HoleWork(self, hole.shape, query)
-            sources[hole] = predicted(work.table, hole.shape.added)
+            work = hole_work(self, hole.shape, query)
+            sources[hole] = work.place
             works.append(work)
 
         for hole in statement.holes:
@@ -160,7 +166,7 @@ class Run:
         self.script.steps.append(step)
         self.works.append(step)
         if works and not statement.outlives:
-            tables = ", ".join(f"pg_temp.{work.table}, pg_temp.{work.table}_p" for work in works)
+            tables = ", ".join(f"pg_temp.{table}" for work in works for table in work.tables)
             self.source.add(f";\nDROP TABLE {tables}")
             self.script.steps.append(Kept(self.exchange.codec))
 

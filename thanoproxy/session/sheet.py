@@ -12,7 +12,7 @@ from thanoproxy.statements.shapes import Added, Decoration
 from thanoproxy.wire.values import SQL_NAMES, field_at
 from thanoproxy.workers import jobs
 
-__all__ = ["Sheet", "copy_from", "copy_row", "prediction_rows", "predictions_table"]
+__all__ = ["Sheet", "answer_table", "copy_from", "copy_row", "prediction_rows", "predictions_table"]
 
 _IN_MEMORY = 4 << 20
 _PART = 1 << 16
@@ -27,8 +27,16 @@ _TID = Struct("!IH")
 
 def predictions_table(table: str, added: Sequence[Added]) -> str:
     """The table beside `table` that takes the rows: the place of a row there, and what is added to it."""
-    columns = ", ".join(f"p{i} {SQL_NAMES[type_oid]}" for i, (_, type_oid) in enumerate(added))
-    return f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {columns}) ON COMMIT DROP"
+    return f"CREATE TEMPORARY TABLE {table}_p (place pg_catalog.tid, {_columns(added)}) ON COMMIT DROP"
+
+
+def answer_table(table: str, answers: Sequence[Added]) -> str:
+    """The table that takes the rows of an answer."""
+    return f"CREATE TEMPORARY TABLE {table} ({_columns(answers)}) ON COMMIT DROP"
+
+
+def _columns(columns: Sequence[Added]) -> str:
+    return ", ".join(f"p{i} {SQL_NAMES[type_oid]}" for i, (_, type_oid) in enumerate(columns))
 
 
 def copy_from(table: str) -> str:

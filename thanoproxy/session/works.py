@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import TrainingRun
 from thanoproxy.session.decorate import RowStream, appended
-from thanoproxy.session.execute import TIMEOUT, result_row, seconds_of
-from thanoproxy.session.sheet import Sheet, copy_from, prediction_rows, predictions_table
+from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
-from thanoproxy.sql.source import Source
-from thanoproxy.statements.shapes import Collect, Decorate
+from thanoproxy.session.summarise import answer_rows, summary_stream, write_answer
+from thanoproxy.statements.shapes import Collect, Decorate, Summarise, Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
@@ -23,7 +21,7 @@ from thanoproxy.workers import jobs
 if TYPE_CHECKING:
     from thanoproxy.session.script import Run
 
-__all__ = ["CollectWork", "DecorateWork", "HoleWork", "Work"]
+__all__ = ["CollectWork", "DecorateWork", "RowsWork", "SummariseWork", "Work"]
 
 _TICK = 1.0
 
@@ -111,10 +109,15 @@ class Work:
 class RowsWork(Work):
     """A statement whose rows go through the workers, in the stream that `begin` makes."""
 
-    def __init__(self, run: Run, shape: Decorate) -> None:
+    def __init__(self, run: Run, shape: Decorate | Summarise) -> None:
         super().__init__(run)
         self.shape = shape
         self.stream: RowStream | None = None
+
+    @property
+    def found(self) -> list[str | None] | None:
+        """The model's row."""
+        return self.lookup.rows[0] if self.lookup.rows else None
 
     def flow(self, stream: RowStream) -> Callable[[bytes], None]:
         """The inner query's rows go into `stream`; return by which way."""
@@ -142,10 +145,13 @@ class RowsWork(Work):
 class DecorateWork(RowsWork):
     """A PREDICT: its rows go on to the client."""
 
+    def __init__(self, run: Run, shape: Decorate) -> None:
+        super().__init__(run, shape)
+        self.decorate = shape
+
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
-        found = self.lookup.rows[0] if self.lookup.rows else None
         codec = self.exchange.codec
-        decoration = self.shape.open(found, columns, codec, self.services.seal)
+        decoration = self.decorate.open(self.found, columns, codec, self.services.seal)
         described = messages.row_description((*columns, *self.shape.columns(columns, codec)))
         self.exchange.client.write(described)
         return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client, appended(decoration)))
@@ -154,6 +160,35 @@ class DecorateWork(RowsWork):
         await super().work()
         self.exchange.client.write(self.inner.tag)
         return None
+
+
+class SummariseWork(RowsWork):
+    """An EVALUATE: its answer goes to the client once all of its rows have been seen."""
+
+    def __init__(self, run: Run, shape: Summarise) -> None:
+        super().__init__(run, shape)
+        self.summarise = shape
+        self._columns: tuple[Column, ...] = ()
+        self._summary: Summary | None = None
+
+    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
+        self._summary = self.summarise.open(self.found, columns, self.exchange.codec, self.services.seal)
+        self._columns = self.shape.columns(columns, self.exchange.codec)
+        return self.flow(summary_stream(self._summary, self.services, self.exchange.upstream))
+
+    async def work(self) -> bytes | None:
+        await super().work()
+        assert self._summary is not None, "begun with the columns"
+        self.exchange.client.write(messages.row_description(self._columns))
+        await write_answer(
+            self.exchange.client, answer_rows(self._columns, self._summary.answer(), (), self.exchange.codec), check=self.check
+        )
+        return None
+
+    def check(self) -> None:
+        """Raises where the server has failed meanwhile."""
+        if self.gate.done.done():
+            self.gate.done.result()
 
 
 class CollectWork(Work):
@@ -211,55 +246,3 @@ class CollectWork(Work):
             self._run.attendant.stop.abandon()
         if self.training is not None and self._built is not None:
             self._log = asyncio.create_task(self.training.failed(InternalError("the result could not be registered")))
-
-
-class HoleWork(RowsWork):
-    """A PREDICT inside a statement of the string: its rows are in `table` when the server comes to it, the predictions go beside it."""
-
-    def __init__(self, run: Run, shape: Decorate, query: Source) -> None:
-        super().__init__(run, shape)
-        self.query = query
-        self.table = f"thanoproxy_{uuid4().hex}"
-        self._kept = [Kept(run.exchange.codec), Kept(run.exchange.codec)]
-        self._sheet: Sheet | None = None
-
-    @property
-    def steps(self) -> list[Step]:
-        return [self.timeout, self.lookup, *self._kept, self.inner, self.gate]
-
-    @property
-    def source(self) -> Source:
-        """What is sent in front of the statement around it."""
-        source = Source(f"{TIMEOUT};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
-        source.extend(self.query)
-        source.add(
-            f"\n;\n{predictions_table(self.table, self.shape.added)};\n"
-            f"SELECT q.ctid, q.* FROM pg_temp.{self.table} q;\n{copy_from(f'{self.table}_p')};\n"
-        )
-        return source
-
-    def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
-        found = self.lookup.rows[0] if self.lookup.rows else None
-        codec = self.exchange.codec
-        self.shape.columns(columns[1:], codec)
-        decoration = self.shape.open(found, columns[1:], codec, self.services.seal)
-        decoration.image_column += 1
-        self._sheet = Sheet(self.services.spool)
-        return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self._sheet, prediction_rows(decoration)))
-
-    async def answer(self, order: bytes | None) -> None:
-        assert self._sheet is not None, "begun with the columns"
-        async for part in self._sheet.parts():
-            self.exchange.send(messages.copy_data(part))
-            await self.exchange.upstream.drained()
-        self.exchange.send(messages.copy_done())
-
-    def refusal(self, problem: ThanoError) -> bytes:
-        return messages.copy_fail(problem.message.encode(self.exchange.codec, "replace"))
-
-    async def run(self) -> None:
-        try:
-            await super().run()
-        finally:
-            if self._sheet is not None:
-                self._sheet.close()

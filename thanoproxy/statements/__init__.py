@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, split_statements, tokenize
-from thanoproxy.statements import build_model, convert, drop_model, list_models, predict, refresh
+from thanoproxy.statements import build_model, convert, drop_model, evaluate, list_models, predict, refresh
 from thanoproxy.statements import nested as inside
 from thanoproxy.statements.nested import first_hole, is_view, nested
 from thanoproxy.statements.saved import save
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape
+from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
 
 __all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_arguments"]
 
-STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Collect | Refresh]] = {
+STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summarise | Collect | Refresh]] = {
     ("BUILD",): build_model.parse,
     ("PREDICT",): predict.parse,
     ("CONVERT",): convert.parse,
+    ("EVALUATE",): evaluate.parse,
     ("LIST",): list_models.parse,
     ("DROP", "MODEL"): drop_model.parse,
     ("DELETE", "MODEL"): drop_model.parse,
@@ -86,7 +87,7 @@ def _prepare(text: str, statement: Statement) -> Prepare | None:
     body = text[tokens[at].end : statement.end]
     padded = " " * tokens[at].end + body
     shape = _shape(padded, Statement(tokens[at + 1 :]))
-    if not isinstance(shape, Decorate | Nested):
+    if not isinstance(shape, Decorate | Summarise | Nested):
         return None
     cursor = Cursor(text, statement)
     cursor.at = 1

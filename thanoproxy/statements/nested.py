@@ -14,25 +14,22 @@ from typing import NamedTuple
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
-from thanoproxy.statements import convert, list_models, predict
-from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite
+from thanoproxy.statements import convert, evaluate, list_models, predict
+from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite, Summarise
 
 __all__ = ["BEHIND_ITEM", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
 
-INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Rewrite]] = {
+INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Summarise | Rewrite]] = {
     ("PREDICT", "USING"): predict.parse,
     ("CONVERT", "USING"): convert.parse,
+    ("EVALUATE", "USING"): evaluate.parse,
     ("LIST", "MODEL"): list_models.parse,
     ("LIST", "MODELS"): list_models.parse,
     ("LIST", "THANOSQL"): list_models.parse,
 }
 """The words that begin a statement of ours inside another one."""
 
-LATER: dict[tuple[str, ...], str] = {
-    ("EVALUATE", "USING"): "EVALUATE",
-    ("SEARCH", "IMAGE"): "SEARCH IMAGE",
-    ("PRINT", "IMAGE"): "PRINT IMAGE",
-}
+LATER: dict[tuple[str, ...], str] = {("SEARCH", "IMAGE"): "SEARCH IMAGE", ("PRINT", "IMAGE"): "PRINT IMAGE"}
 """Those of them that are not offered yet."""
 
 _APPLYING = frozenset({"PREDICT", "CONVERT", "EVALUATE"})

@@ -17,7 +17,7 @@ it lets the server make or refresh the view, with what the table does not have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pglast
@@ -28,7 +28,7 @@ from thanoproxy.errors import FeatureNotSupported, InternalError, SyntaxProblem
 from thanoproxy.sql.source import Source
 from thanoproxy.sql.tokens import Token, identifier, tokenize
 from thanoproxy.statements.render import filled, inner_span, quoted, rewritten
-from thanoproxy.statements.shapes import Added, Hole, Nested, Rewrite, Save
+from thanoproxy.statements.shapes import Added, Decorate, Hole, Nested, Rewrite, Save, Summarise
 from thanoproxy.wire.values import SQL_NAMES
 
 __all__ = ["head", "in_dialect", "kept", "save", "saved", "stub"]
@@ -188,14 +188,17 @@ def stub(statement: Nested, hole: Hole) -> Source:
     if isinstance(hole.shape, Rewrite):
         return rewritten(hole.shape)
     query = filled(statement, *inner_span(hole), hole.holes, lambda inside: stub(statement, inside))
-    return _called(hole, query, (f"thanosql.saved({_arguments(statement, hole, column)})" for column in hole.shape.added))
+    columns = hole.shape.answers if isinstance(hole.shape, Summarise) else hole.shape.added
+    calls = [f"thanosql.saved({_arguments(statement, hole, column)}) AS {quoted(column.name)}" for column in columns]
+    return _selected(calls if isinstance(hole.shape, Summarise) else ["q.*", *calls], query)
 
 
 def kept(statement: Nested, hole: Hole, query: Source, image: str) -> Source:
     """The hole as a materialized view has it, with the name of its image column."""
-    assert not isinstance(hole.shape, Rewrite), "a rewrite has no predictions"
+    assert isinstance(hole.shape, Decorate), "only predictions of rows are kept"
     key = f"thanosql.image_key(q.{quoted(image)})"
-    return _called(hole, query, (f"thanosql.predicted({_arguments(statement, hole, column, key)})" for column in hole.shape.added))
+    calls = (f"thanosql.predicted({_arguments(statement, hole, c, key)}) AS {quoted(c.name)}" for c in hole.shape.added)
+    return _selected(["q.*", *calls], query)
 
 
 def head(statement: Nested, hole: Hole) -> str:
@@ -207,10 +210,8 @@ def _arguments(statement: Nested, hole: Hole, column: Added, *more: str) -> str:
     return ", ".join((literal(head(statement, hole)), literal(column.name), *more, f"NULL::{SQL_NAMES[column.type_oid]}"))
 
 
-def _called(hole: Hole, query: Source, calls: Iterable[str]) -> Source:
-    assert not isinstance(hole.shape, Rewrite), "a rewrite has no predictions"
-    added = (f"{call} AS {quoted(name)}" for call, name in zip(calls, hole.shape.names, strict=True))
-    source = Source(f"SELECT q.*, {', '.join(added)} FROM (")  # noqa: S608 - literals and quoted names
+def _selected(columns: Sequence[str], query: Source) -> Source:
+    source = Source(f"SELECT {', '.join(columns)} FROM (")  # noqa: S608 - literals and quoted names
     source.extend(query)
     source.add("\n) AS q")
     return source

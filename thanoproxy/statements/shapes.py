@@ -5,6 +5,7 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
 
     Rewrite    other SQL in its place; the reply passes through, with the command tag changed
     Decorate   each row of the inner query gets columns of ours on its way to the client
+    Summarise  the inner query's rows go through the workers, and what is counted meanwhile is the answer
     Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
     Nested     a statement of PostgreSQL's with statements of ours inside: they become temporary tables that it reads
     Save       a CREATE VIEW with statements of ours inside, which is stored; SaveRows and Refresh are for materialized ones
@@ -41,8 +42,10 @@ __all__ = [
     "Saving",
     "Seal",
     "Shape",
+    "Summarise",
+    "Summary",
     "Training",
-    "decorates",
+    "applying",
 ]
 
 Verify = Callable[[ModelRecord], None]
@@ -131,6 +134,43 @@ class Decorate(ABC):
         """Begin: `found` is the row of `lookup`, None where there was none.  Raises `UndefinedObject` and its like."""
 
 
+class Summary(Applied):
+    """Counts what a model makes of rows.  `label_column` is counted as `image_column` is."""
+
+    label_column: int
+
+    @abstractmethod
+    def take(self, label: bytes | None, reply: jobs.Predicted, index: int) -> None:
+        """Count the batch's row `index`, whose label it is.  Raises the row's own failure, or what is wrong with the label."""
+
+    @abstractmethod
+    def answer(self) -> Iterator[tuple[object, ...]]:
+        """The values of the rows that answer."""
+
+
+class Summarise(ABC):
+    """A statement whose answer is about all rows of its inner query."""
+
+    inner: InnerQuery
+
+    @property
+    @abstractmethod
+    def answers(self) -> tuple[Added, ...]:
+        """The columns of the answer."""
+
+    @abstractmethod
+    def lookup(self) -> str:
+        """SQL that gives at most one row of one text column, for `open`."""
+
+    @abstractmethod
+    def columns(self, inner: Sequence[Column], codec: str) -> tuple[Column, ...]:
+        """The same, in text format, where the inner query has these.  Raises `UndefinedColumn` and its like."""
+
+    @abstractmethod
+    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Summary:
+        """Begin, as `Decorate.open` does."""
+
+
 class Training(ABC):
     """A BUILD at work.  The inner query's fields arrive in text format, at `indices` of its columns."""
 
@@ -190,7 +230,7 @@ class Hole:
 
     start: int
     end: int
-    shape: Decorate | Rewrite
+    shape: Decorate | Summarise | Rewrite
     holes: tuple[Hole, ...]
     alias_at: int | None
     contexts: tuple[Context, ...]
@@ -240,7 +280,7 @@ class Prepare:
     name: str
     head: str
     body: str
-    shape: Decorate | Nested
+    shape: Decorate | Summarise | Nested
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,20 +314,20 @@ class Refresh:
 Saving = Save | SaveRows | Refresh
 """What PostgreSQL runs in its own way, once what it needs is there."""
 
-Shape = Rewrite | Decorate | Collect | Nested | Saving
+Shape = Rewrite | Decorate | Summarise | Collect | Nested | Saving
 
 
-def decorates(shape: Shape | Hole) -> Iterator[Decorate]:
+def applying(shape: Shape | Hole) -> Iterator[Decorate | Summarise]:
     """The statements in `shape` that need a model."""
-    if isinstance(shape, Decorate):
+    if isinstance(shape, Decorate | Summarise):
         yield shape
     elif isinstance(shape, Save | SaveRows):
-        yield from decorates(shape.statement)
+        yield from applying(shape.statement)
     elif isinstance(shape, Nested):
         for hole in shape.holes:
-            yield from decorates(hole)
+            yield from applying(hole)
     elif isinstance(shape, Hole):
-        if isinstance(shape.shape, Decorate):
+        if isinstance(shape.shape, Decorate | Summarise):
             yield shape.shape
         for hole in shape.holes:
-            yield from decorates(hole)
+            yield from applying(hole)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
-__all__ = ["float4_array"]
+__all__ = ["float4_array", "numbers"]
 
 _HEAD = Struct("!iiIii")
 _FLOAT4 = 700
@@ -30,6 +31,11 @@ _WORDS = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
 def float4_array(values: bytes, format_: int) -> bytes:
     """A real[] of `values`, which are float32 with the least significant byte first; `format_` 1 is binary."""
     return _binary(values) if format_ == 1 else _text(values)
+
+
+def numbers(values: bytes) -> Sequence[float]:
+    """The values themselves."""
+    return _read("f", values)
 
 
 def _binary(values: bytes) -> bytes:

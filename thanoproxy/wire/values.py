@@ -20,6 +20,7 @@ __all__ = [
     "TEXT_TYPES",
     "WHOLE_NUMBERS",
     "append_fields",
+    "array_text",
     "bytea",
     "encode_value",
     "field_at",
@@ -63,11 +64,13 @@ def encode_value(value: object, type_oid: int, format_: int, codec: str) -> byte
         return None
     if type_oid == TEXT_ARRAY:
         assert isinstance(value, list | tuple), "text[] is made of a sequence"
-        return _array([str(item).encode(codec, "replace") for item in value], format_)
+        items = [str(item).encode(codec, "replace") for item in value]
+        return text_array(items) if format_ == 1 else array_text(items)
     packer = _BINARY.get(type_oid)
     if format_ == 1 and packer is not None:
         return packer.pack(value)
-    return str(value).encode(codec, "replace")
+    text = str(value)
+    return (text.removesuffix(".0") if type_oid == FLOAT8 else text).encode(codec, "replace")
 
 
 _BINARY = {INT4: Struct("!i"), INT8: Struct("!q"), FLOAT8: Struct("!d")}
@@ -92,11 +95,13 @@ def text_array(items: Sequence[bytes | None]) -> bytes:
     return head + b"".join(_I32.pack(-1) if item is None else _I32.pack(len(item)) + item for item in items)
 
 
-def _array(items: Sequence[bytes], format_: int) -> bytes:
-    if format_ == 1:
-        return text_array(items)
-    quoted = (item if _plain(item) else b'"' + item.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"' for item in items)
-    return b"{" + b",".join(quoted) + b"}"
+def array_text(items: Sequence[bytes | None]) -> bytes:
+    """An array of `items`, each in text format, as array_out writes it; None is NULL."""
+    return b"{" + b",".join(b"NULL" if item is None else item if _plain(item) else _quoted(item) for item in items) + b"}"
+
+
+def _quoted(item: bytes) -> bytes:
+    return b'"' + item.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
 def _plain(item: bytes) -> bool:
