@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from thanoproxy.session.script import Run
 
 __all__ = ["HoleWork", "hole_work"]
+
+_PART = 1000
 
 
 class HoleWork(RowsWork):
@@ -133,8 +137,11 @@ class SummariseHole(HoleWork):
         await super().work()
         assert self._summary is not None, "begun with the columns"
         assert self.sheet is not None, "begun with the columns"
-        for values in self._summary.answer():
-            self.sheet.write(copy_row(answer_fields(self._answers, values, (1,), self.exchange.codec)))
+        rows = self._summary.answer()
+        while part := list(islice(rows, _PART)):
+            fields = (answer_fields(self._answers, values, (1,), self.exchange.codec) for values in part)
+            self.sheet.write(b"".join(map(copy_row, fields)))
+            await asyncio.sleep(0)  # others may go on
         return None
 
 

@@ -12,6 +12,7 @@ EVALUATE need no table: in its place stand the values themselves.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -127,7 +128,8 @@ class _Materialisation:
         stream = summary_stream(summary, services, exchange.upstream)
         await self._tables.read(query.text, self.bound, stream)
         self._report(summary.title, stream, started, plan)
-        return answered(shape.answers, summary.answer())
+        # A large confusion matrix takes a second to write; others go on meanwhile.
+        return await asyncio.to_thread(lambda: answered(shape.answers, summary.answer()))
 
     def _report(self, title: str, stream: RowStream, started: float, plan: Sequence[str]) -> None:
         seconds = time.perf_counter() - started

@@ -91,8 +91,10 @@ def answered(columns: Sequence[Added], rows: Iterable[Sequence[object]]) -> Sour
 
 
 def _array(type_oid: int, values: Sequence[object]) -> str:
-    items = array_text([encode_value(value, type_oid, 0, "utf-8") for value in values]).decode()
-    return f"pg_catalog.unnest({literal(items)}::{SQL_NAMES[type_oid]}[])"
+    # Each value once: a confusion matrix repeats them.
+    fields = {value: encode_value(value, type_oid, 0, "utf-8") for value in set(values)}
+    items = array_text([fields[value] for value in values])
+    return f"pg_catalog.unnest({literal(items.decode())}::{SQL_NAMES[type_oid]}[])"
 
 
 def kept_answer(table: str, columns: Sequence[Added]) -> Source:

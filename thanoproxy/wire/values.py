@@ -97,7 +97,8 @@ def text_array(items: Sequence[bytes | None]) -> bytes:
 
 def array_text(items: Sequence[bytes | None]) -> bytes:
     """An array of `items`, each in text format, as array_out writes it; None is NULL."""
-    return b"{" + b",".join(b"NULL" if item is None else item if _plain(item) else _quoted(item) for item in items) + b"}"
+    written = {item: b"NULL" if item is None else item if _plain(item) else _quoted(item) for item in set(items)}
+    return b"{" + b",".join([written[item] for item in items]) + b"}"
 
 
 def _quoted(item: bytes) -> bytes:
