@@ -40,7 +40,7 @@ __all__ = ["Filled", "Refused", "explained", "materialise"]
 
 _NO_COLUMN = ("42P16", "42P22")
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
-_OWN_COLUMNS = "The query of a statement of ours runs once, by itself: it cannot name columns of the query around it."
+_OWN_COLUMNS = "The query of a PREDICT, CONVERT or EVALUATE runs once, by itself: it cannot name columns of the query around it."
 
 
 class Refused(Exception):
