@@ -26,6 +26,7 @@ __all__ = [
     "InsufficientPrivilege",
     "InternalError",
     "InvalidAuthorization",
+    "InvalidGrant",
     "InvalidImage",
     "InvalidOption",
     "InvalidPassword",
@@ -35,6 +36,7 @@ __all__ = [
     "NullNotAllowed",
     "ProgramLimitExceeded",
     "ProtocolViolation",
+    "ReservedName",
     "SyntaxProblem",
     "ThanoError",
     "TooManyRequests",
@@ -130,6 +132,12 @@ class FeatureNotSupported(ThanoError):
     sqlstate = "0A000"
 
 
+class InvalidGrant(ThanoError):
+    """0LP01: a privilege that models do not have."""
+
+    sqlstate = "0LP01"
+
+
 class DataError(ThanoError):
     """22000: the rows themselves do not allow what was asked, e.g. one class only."""
 
@@ -218,6 +226,12 @@ class WrongObjectType(ThanoError):
     """42809: the object is there, but not of the kind the statement needs."""
 
     sqlstate = "42809"
+
+
+class ReservedName(ThanoError):
+    """42939: a name that no role can have."""
+
+    sqlstate = "42939"
 
 
 class DeviceOutOfMemory(ThanoError):

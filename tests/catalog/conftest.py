@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import make_database, run_aside
 from tests.databases import Database
+from thanoproxy.catalog import store
 from thanoproxy.catalog.install import install
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.embedded import temporary_directory
@@ -108,3 +109,33 @@ def make_record(name: str = "pets", owner: str = "postgres", version: int = 1, *
         "mac": b"\x00\xff",
     }
     return ModelRecord(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class Users:
+    """Two strangers; `member` belongs to the group `team`."""
+
+    alice: psycopg.Connection
+    bob: psycopg.Connection
+    member: psycopg.Connection
+    team: str
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.alice, self.bob, self.member))
+
+
+@pytest.fixture
+def users(any_database: Database, connect: Callable[..., psycopg.Connection]) -> Users:
+    (_, alice), (_, bob), (member, member_url) = (any_database.add_role() for _ in range(3))
+    team, _ = any_database.add_role("team", attributes="NOLOGIN")
+    any_database.execute(f"GRANT {team} TO {member}")
+    return Users(connect(alice), connect(bob), connect(member_url), team)
+
+
+def build(connection: psycopg.Connection, name: str = "pets", *, overwrite: bool = False) -> None:
+    [(owner, version)] = connection.execute(store.reserve_model(name, overwrite)).fetchall()
+    connection.execute(store.register_model(make_record(name=name, owner=owner, version=int(version))))
+
+
+def names(connection: psycopg.Connection) -> list[str]:
+    return [row[0] for row in connection.execute(store.list_models())]

@@ -1,8 +1,11 @@
-"""The seal on a catalogue row: an HMAC by the proxy over owner, name, version and artifact.
+"""The seal on a catalogue row: an HMAC by the proxy over the owner and name that it was made with, version and artifact.
 
 Any role may write rows of its own, so without a seal it could name the weights of somebody else's model in one.  The key lies
-beside the weights and never enters the database.  Classes, options and metrics are not sealed: those that count are read from the
-artifact's manifest, which its content hash vouches for.
+beside the weights and never enters the database.  How a row came from that owner and name to those of today is the database's to
+vouch for: it lets a row in only where the two are the same, and only the owner give it away (migrations/0004_life.sql).
+
+Classes, options and metrics are not sealed: those that count are read from the artifact's manifest, which its content hash vouches
+for.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ class Seal:
         return hmac.digest(self._key, purpose.encode(), hashlib.sha256)  # what is signed begins with a length, never with a letter
 
     def _mac(self, record: ModelRecord) -> bytes:
-        return hmac.digest(self._key, sealed_bytes(record.owner, record.name, record.version, record.artifact), hashlib.sha256)
+        owner = record.owner if record.sealed_owner is None else record.sealed_owner
+        name = record.name if record.sealed_name is None else record.sealed_name
+        return hmac.digest(self._key, sealed_bytes(owner, name, record.version, record.artifact), hashlib.sha256)
 
 
 def sealed_bytes(owner: str, name: str, version: int, artifact: str) -> bytes:

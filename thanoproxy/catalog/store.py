@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,20 +20,27 @@ from thanoproxy.errors import InternalError, NotInstalled, ThanoError
 
 __all__ = [
     "GATE",
+    "describe_model",
     "drop_model",
+    "drop_version",
     "fail_block",
     "find_model",
     "gate_raise",
     "gate_register",
     "gate_row",
     "gate_wait",
+    "give_model",
+    "grant_usage",
     "list_models",
     "not_installed",
     "read_model",
     "register_model",
+    "rename_model",
     "reserve_model",
+    "revoke_usage",
     "saved_rows",
     "saved_views",
+    "set_version",
     "view_saved",
 ]
 
@@ -41,7 +48,21 @@ GATE = "COPY thanosql.gate (action, payload) FROM STDIN"
 """Opens the gate; `gate_row` and its like are what may be copied in."""
 
 # Column of thanosql.model_version -> field of ModelRecord, where the value needs no help on its way into JSON.
-FIELDS = ("name", "version", "owner", "architecture", "artifact", "classes", "options", "metrics", "images", "size_bytes")
+FIELDS = (
+    "name",
+    "version",
+    "owner",
+    "architecture",
+    "artifact",
+    "classes",
+    "options",
+    "metrics",
+    "images",
+    "size_bytes",
+    "sealed_name",
+    "sealed_owner",
+    "job",
+)
 LISTED = (
     "name",
     "class_name",
@@ -54,6 +75,8 @@ LISTED = (
     "metrics",
     "options",
     "size_bytes",
+    "versions",
+    "privileges",
 )
 
 # SQLSTATE and what the message names, where the schema is missing: 42P01 undefined_table, 3F000 invalid_schema_name, 42883
@@ -62,14 +85,13 @@ MISSING = {"42P01", "3F000", "42883"}
 
 
 def find_model(name: str, version: int | None = None) -> str:
-    """A query for one version of a model, or the latest: at most one row, whose one column `read_model` understands."""
+    """A query for one version of a model, or the current one: at most one row, whose one column `read_model` understands."""
     pairs = ", ".join(f"'{field}', v.{field}" for field in FIELDS)
     document = f"pg_catalog.json_build_object({pairs}, 'mac', pg_catalog.encode(v.mac, 'hex'))::pg_catalog.text"
     column = f"pg_catalog.encode(pg_catalog.convert_to({document}, 'UTF8'), 'hex') AS model"
     wanted = f"v.name OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.text"
-    if version is not None:
-        wanted += f" AND v.version OPERATOR(pg_catalog.=) {version:d}"
-    return f"SELECT {column} FROM thanosql.model_version v WHERE {wanted} ORDER BY v.version DESC LIMIT 1"  # noqa: S608
+    wanted += " AND v.current" if version is None else f" AND v.version OPERATOR(pg_catalog.=) {version:d}"
+    return f"SELECT {column} FROM thanosql.model_versions v WHERE {wanted}"  # noqa: S608
 
 
 def read_model(payload: str | bytes) -> ModelRecord:
@@ -77,6 +99,9 @@ def read_model(payload: str | bytes) -> ModelRecord:
     try:
         fields = json.loads(bytes.fromhex(payload if isinstance(payload, str) else payload.decode("ascii")))
         fields["mac"] = binascii.unhexlify(fields["mac"])
+        for field in ("name", "owner"):
+            if fields[f"sealed_{field}"] == fields[field]:
+                del fields[f"sealed_{field}"]
         return msgspec.convert(fields, ModelRecord)
     except (ValueError, TypeError, KeyError) as error:
         raise InternalError(f"the catalogue holds a model that cannot be read: {error}") from error
@@ -97,8 +122,47 @@ def register_model(record: ModelRecord) -> str:
 
 
 def drop_model(name: str, if_exists: bool) -> str:
-    """Removes a model with all of its versions.  Fails with 42704 (no such model) or 42501 (another role's)."""
-    return f"CALL thanosql.drop_model({literal(name)}::pg_catalog.text, {'true' if if_exists else 'false'})"
+    """Removes a model with all of its versions.
+
+    Like all that changes a model it fails with 42704 (no such model), 42501 (another role's), 25006 (read only); and like all that
+    gives or takes a name, with 55P03 while that is being built.
+    """
+    return _call("drop_model", _text(name), _boolean(if_exists))
+
+
+def drop_version(name: str, version: int, if_exists: bool) -> str:
+    """Removes one version; the last one takes the model with it."""
+    return _call("drop_version", _text(name), f"{version:d}", _boolean(if_exists))
+
+
+def rename_model(name: str, new_name: str, if_exists: bool) -> str:
+    """Fails with 42710 where the new name is taken, too."""
+    return _call("rename_model", _text(name), _text(new_name), _boolean(if_exists))
+
+
+def give_model(name: str, role: str, if_exists: bool) -> str:
+    """Another owner, who must be a role that the current one may become.  `role` is an expression, as for all that name roles here."""
+    return _call("give_model", _text(name), role, _boolean(if_exists))
+
+
+def set_version(name: str, version: int, if_exists: bool) -> str:
+    """Makes that version the current one, until the next BUILD."""
+    return _call("set_version", _text(name), f"{version:d}", _boolean(if_exists))
+
+
+def grant_usage(names: Sequence[str], roles: Sequence[str]) -> str:
+    """Lets roles use models; the text 'public' stands for all roles."""
+    return _call("grant_usage", _texts(map(_text, names)), _texts(roles))
+
+
+def revoke_usage(names: Sequence[str], roles: Sequence[str]) -> str:
+    return _call("revoke_usage", _texts(map(_text, names)), _texts(roles))
+
+
+def describe_model(name: str, version: int | None) -> str:
+    """A query for what there is to say about a model, as rows of `property` and `value`; it may stand in parentheses, too."""
+    wanted = "NULL" if version is None else f"{version:d}"
+    return f"SELECT d.property, d.value FROM thanosql.describe_model({_text(name)}, {wanted}::pg_catalog.int4) d"  # noqa: S608
 
 
 def list_models() -> str:
@@ -170,6 +234,22 @@ def not_installed(sqlstate: str, message: str, database: str = "") -> NotInstall
         return None
     place = f'database "{database}"' if database else "this database"
     return NotInstalled(f"{place} has no thanoproxy catalogue, or one that is too old", hint="Run `thanoproxy init` on it.")
+
+
+def _call(procedure: str, *arguments: str) -> str:
+    return f"CALL thanosql.{procedure}({', '.join(arguments)})"
+
+
+def _text(value: str) -> str:
+    return f"{literal(value)}::pg_catalog.text"
+
+
+def _texts(expressions: Iterable[str]) -> str:
+    return f"ARRAY[{', '.join(expressions)}]::pg_catalog.text[]"
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def _payload(record: ModelRecord) -> str:

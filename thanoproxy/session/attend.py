@@ -390,7 +390,7 @@ class Attendant:
             self._forward(frame, source=portal.statement.source)
             return
         if isinstance(shape, Rewrite):
-            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape.tag))
+            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape))
             return
         await self._settled()
         try:

@@ -1,25 +1,34 @@
-"""Statements that become other SQL: the reply passes through, with the client's command tag and no position in text of ours."""
+"""Statements that become other SQL: the reply passes through, with the client's command tag and positions in the client's text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from thanoproxy.catalog import store
+from thanoproxy.statements.shapes import Rewrite
 from thanoproxy.wire import messages
 
-__all__ = ["retag"]
+__all__ = ["UNCHANGED", "retag"]
+
+UNCHANGED = Rewrite("")
+"""For a statement of PostgreSQL's own."""
 
 
-def retag(tag: bytes | None) -> Callable[[int, bytes], bytes]:
+def retag(shape: Rewrite) -> Callable[[int, bytes], bytes]:
     """A rewrite of reply frames, as `Forward` takes it."""
 
     def rewrite(kind: int, frame: bytes) -> bytes:
-        if kind == ord("C") and tag is not None:
-            return messages.command_complete(tag)
+        if kind == ord("C") and shape.tag is not None:
+            return messages.command_complete(shape.tag)
         if kind == ord("E"):
             fields = messages.read_error(frame[5:])
             missing = store.not_installed(fields.sqlstate, fields.text)
-            return fields.with_position(None).encode() if missing is None else messages.error_response(missing)
+            return fields.with_position(_place(shape, fields.text)).encode() if missing is None else messages.error_response(missing)
         return frame
 
     return rewrite
+
+
+def _place(shape: Rewrite, message: str) -> int | None:
+    """Where the client wrote the name that the catalogue's functions complain about."""
+    return next((position for name, position in shape.places if f'"{name}"' in message), None)

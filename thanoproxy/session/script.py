@@ -25,7 +25,7 @@ from thanoproxy.catalog import store
 from thanoproxy.errors import FeatureNotSupported
 from thanoproxy.session.execute import TIMEOUT
 from thanoproxy.session.holes import HoleWork, hole_work
-from thanoproxy.session.retag import retag
+from thanoproxy.session.retag import UNCHANGED, retag
 from thanoproxy.session.steps import Kept, Relayed, Script, Step
 from thanoproxy.session.works import CollectWork, DecorateWork, SummariseWork, Work
 from thanoproxy.sql.source import Source
@@ -104,7 +104,7 @@ class Run:
         if part.shape is None or isinstance(part.shape, Rewrite | Refresh):
             rewritten = part.shape if isinstance(part.shape, Rewrite) else None
             self.source.add(*((text[part.start : part.end], part.start) if rewritten is None else (rewritten.sql, None)))
-            step = Relayed(self.exchange.client.write, retag(None if rewritten is None else rewritten.tag))
+            step = Relayed(self.exchange.client.write, retag(rewritten or UNCHANGED), ours=rewritten is not None)
             self.script.steps.append(step)
             self.works.append(step)
             return
@@ -126,7 +126,7 @@ class Run:
         told = Kept(self.exchange.codec)
         self.source.add(f"{store.view_saved()};\n")
         self.source.extend(saved(shape))
-        step = Relayed(self.exchange.client.write, retag(None))
+        step = Relayed(self.exchange.client.write, retag(UNCHANGED))
         self.script.steps += [told, step]
         self.works.append(step)
 
@@ -162,7 +162,7 @@ class Run:
             self.script.steps += work.steps
             self.works.append(work)
         self.source.extend(filled(statement, statement.start, statement.end, statement.holes, sources.__getitem__))
-        step = Relayed(self.exchange.client.write, retag(None))
+        step = Relayed(self.exchange.client.write, retag(UNCHANGED))
         self.script.steps.append(step)
         self.works.append(step)
         if works and not statement.outlives:
@@ -188,6 +188,9 @@ class Run:
         missing = store.not_installed(fields.sqlstate, fields.text, self.attendant.identity.database)
         if missing is not None:
             self.exchange.client.write(messages.error_response(missing, encoding=self.exchange.codec))
+            return
+        if isinstance(step, Relayed) and step.ours:
+            self.exchange.client.write(step.rewrite(ord("E"), frame))
             return
         position = None if fields.position is None else self.source.position(fields.position)
         self.exchange.client.write(ErrorFields(fields.with_position(position).fields).encode())

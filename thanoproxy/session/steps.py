@@ -38,10 +38,11 @@ class Step:
 
 
 class Relayed(Step):
-    """A statement of the client's own, or one rewritten; `copying` is set where it waits for the client's COPY data."""
+    """A statement of the client's own, or (`ours`) a rewritten one; `copying` is set where it waits for the client's COPY data."""
 
-    def __init__(self, forward: Callable[[bytes], None], rewrite: Callable[[int, bytes], bytes]) -> None:
+    def __init__(self, forward: Callable[[bytes], None], rewrite: Callable[[int, bytes], bytes], *, ours: bool = False) -> None:
         super().__init__()
+        self.ours = ours
         self.forward = forward
         self.rewrite = rewrite
         self.copying = False

@@ -115,11 +115,14 @@ class Cursor:
         name = self.identifier(what)
         if not self.accept("@"):
             return ModelName(name, None, position)
+        return ModelName(name, self.version("a version number after @"), position)
+
+    def version(self, what: str) -> int:
         token = self.peek()
-        if token is None or token.kind != "ICONST" or int(token.text) < 1:
-            raise self.error("a version number after @")
+        if token is None or token.kind != "ICONST" or not token.text.isdecimal() or int(token.text) < 1:
+            raise self.error(what)
         self.at += 1
-        return ModelName(name, int(token.text), position)
+        return int(token.text)
 
     def options(self) -> dict[str, Option]:
         """`OPTIONS (k = v, …)` if it comes next; empty parentheses and a trailing comma are fine."""

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, split_statements, tokenize
-from thanoproxy.statements import build_model, convert, drop_model, evaluate, list_models, predict, refresh
+from thanoproxy.statements import (
+    alter_model,
+    build_model,
+    convert,
+    describe_model,
+    drop_model,
+    evaluate,
+    grant_usage,
+    list_models,
+    predict,
+    refresh,
+)
 from thanoproxy.statements import nested as inside
 from thanoproxy.statements.nested import first_hole, is_view, nested
 from thanoproxy.statements.saved import save
@@ -26,22 +37,22 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
     ("CONVERT",): convert.parse,
     ("EVALUATE",): evaluate.parse,
     ("LIST",): list_models.parse,
+    ("SHOW", "MODELS"): list_models.parse,
+    ("DESCRIBE", "MODEL"): describe_model.parse,
+    ("ALTER", "MODEL"): alter_model.parse,
     ("DROP", "MODEL"): drop_model.parse,
     ("DELETE", "MODEL"): drop_model.parse,
+    ("GRANT", "ON", "MODEL"): grant_usage.parse_grant,
+    ("REVOKE", "ON", "MODEL"): grant_usage.parse_revoke,
     ("REFRESH", "MATERIALIZED", "VIEW"): refresh.parse,
 }
-"""The words a statement begins with.  A single word is one that begins no statement of PostgreSQL's; the cursor stands behind it."""
+"""The words a statement begins with (`_opening`).  A single word begins no statement of PostgreSQL's; the cursor stands behind it."""
 
 LATER: dict[tuple[str, ...], str] = {
     ("FIT",): "FIT MODEL",
     **inside.LATER,
-    ("DESCRIBE", "MODEL"): "DESCRIBE MODEL",
-    ("SHOW", "MODELS"): "SHOW MODELS",
-    ("ALTER", "MODEL"): "ALTER MODEL",
     ("UPLOAD", "MODEL"): "UPLOAD MODEL",
     ("EXPORT", "MODEL"): "EXPORT MODEL",
-    ("GRANT", "USAGE", "ON", "MODEL"): "GRANT … ON MODEL",
-    ("REVOKE", "USAGE", "ON", "MODEL"): "REVOKE … ON MODEL",
 }
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
 
@@ -135,7 +146,24 @@ def _is_ours(statement: Statement) -> bool:
 
 
 def _key(statement: Statement, table: Mapping[tuple[str, ...], object]) -> tuple[str, ...] | None:
-    return next((words for words in table if statement.words(len(words)) == words), None)
+    opening = _opening(statement)
+    return next((words for words in table if opening[: len(words)] == words), None)
+
+
+def _opening(statement: Statement) -> tuple[str, ...]:
+    """The first words of the statement; of GRANT and REVOKE those that tell the kind of object, too.
+
+    A table or a sequence may be called model, and a setting models.something: those are PostgreSQL's.
+    """
+    tokens = statement.tokens
+    if tokens[0].word == "SHOW" and len(tokens) > 2 and tokens[2].text == ".":
+        return ()
+    if tokens[0].word not in ("GRANT", "REVOKE"):
+        return statement.words(4)
+    at = next((i for i, token in enumerate(tokens) if token.word == "ON"), len(tokens))
+    if at + 2 >= len(tokens) or tokens[at + 2].word in ("TO", "FROM") or tokens[at + 2].text in (",", "."):
+        return ()
+    return (tokens[0].word, "ON", tokens[at + 1].word)
 
 
 def _around(text: str, statement: Statement) -> Nested | Save | SaveRows:

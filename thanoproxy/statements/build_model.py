@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +106,7 @@ class ModelTraining(Training):
         self._seal = seal
         self._labels: set[str] = set()
         self._rows = 0
+        self._data = hashlib.sha256()
 
     def take(self, row: int, values: Sequence[bytes | None]) -> tuple[jobs.Image, str]:
         image, label = values
@@ -115,7 +117,16 @@ class ModelTraining(Training):
         text = label.decode(self._codec, "replace")
         self._labels.add(text)
         self._rows += 1
-        return (bytea(image, 0) if self._bytea else image.decode(self._codec, "replace")), text
+        reference = bytea(image, 0) if self._bytea else image.decode(self._codec, "replace")
+        self._hash(reference, text)
+        return reference, text
+
+    def _hash(self, *values: bytes | str) -> None:
+        """Each value in UTF-8 behind its length: the hash does not depend on the client, and SQL can compute it (docs/sql.md)."""
+        for value in values:
+            data = value.encode() if isinstance(value, str) else value
+            self._data.update(len(data).to_bytes(4, "big"))
+            self._data.update(data)
 
     def request(self, job: str, spool: str) -> jobs.Build:
         if not self._rows:
@@ -138,10 +149,10 @@ class ModelTraining(Training):
                 artifact=built.artifact,
                 classes=tuple(built.classes),
                 options=built.options,
-                metrics=dict(built.metrics),
+                metrics={**built.metrics, "data_sha256": self._data.hexdigest()},
                 images=built.images,
                 size_bytes=built.size_bytes,
-                mac=b"",
+                job=built.job,
             )
         )
 

@@ -1,4 +1,4 @@
-"""LIST MODEL: the models the current role may use, one row each."""
+"""LIST MODEL, SHOW MODELS: the models the current role may use, one row each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["parse"]
 
 
 def parse(cursor: Cursor) -> Rewrite:
-    """Behind LIST; every era's spelling of the dialect is taken."""
+    """Behind LIST or SHOW; every era's spelling of the dialect is taken."""
     position = cursor.position
     if cursor.accept("TABLE") or cursor.accept("THANOSQL", "DATASET"):
         raise FeatureNotSupported("LIST TABLE is not supported yet", hint="In psql, \\dt lists tables.", position=position)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
-from thanoproxy.statements import convert, evaluate, list_models, predict
+from thanoproxy.statements import convert, describe_model, evaluate, list_models, predict
 from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite, Summarise
 
 __all__ = ["BEHIND_ITEM", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
@@ -26,8 +26,13 @@ INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Summarise | Rewrite]
     ("LIST", "MODEL"): list_models.parse,
     ("LIST", "MODELS"): list_models.parse,
     ("LIST", "THANOSQL"): list_models.parse,
+    ("SHOW", "MODELS"): list_models.parse,
+    ("DESCRIBE", "MODEL"): describe_model.parse,
 }
 """The words that begin a statement of ours inside another one."""
+
+_REWRITTEN = frozenset({"LIST", "SHOW", "DESCRIBE"})
+"""Of those, the ones without a query: any of the words may be a table, and the next its alias in a join."""
 
 LATER: dict[tuple[str, ...], str] = {("SEARCH", "IMAGE"): "SEARCH IMAGE", ("PRINT", "IMAGE"): "PRINT IMAGE"}
 """Those of them that are not offered yet."""
@@ -131,7 +136,7 @@ def _begins(tokens: Sequence[Token], i: int) -> bool:
     if i == 0:
         return words in INSIDE
     before = tokens[i - 1].word or tokens[i - 1].text
-    if words[0] == "LIST":
+    if words[0] in _REWRITTEN:
         return words in INSIDE and before == "(" and not (i + 2 < len(tokens) and tokens[i + 2].word in BEHIND_ITEM)
     if words not in INSIDE and words not in LATER:
         return False

@@ -62,10 +62,14 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """`sql` runs in the statement's place; `tag` replaces its command tag where given."""
+    """`sql` runs in the statement's place; `tag` replaces its command tag where given.
+
+    `places` tells where the client wrote the names that an error may be about.
+    """
 
     sql: str
     tag: bytes | None = None
+    places: tuple[tuple[str, int], ...] = ()
 
 
 class Applied(ABC):
