@@ -60,7 +60,9 @@ def _privileges(cursor: Cursor) -> None:
 
 
 def _privilege(cursor: Cursor) -> None:
-    position = cursor.position
+    position, token = cursor.position, cursor.peek()
+    if token is not None and token.word == "ON":
+        raise cursor.error("a privilege")
     name = cursor.identifier("a privilege")
     if name != "usage":
         raise InvalidGrant(f"invalid privilege type {name.upper()} for model", hint="The privilege on models is USAGE.", position=position)
