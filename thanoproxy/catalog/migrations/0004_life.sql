@@ -313,10 +313,15 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Shared with others who do the same: they wait for each other at the row.  Against a BUILD, which may last hours, nobody waits.
-    IF NOT pg_try_advisory_xact_lock_shared(1952997742, hashtext(model_name)) THEN
-        RAISE EXCEPTION 'model "%" is being built by another session', model_name USING ERRCODE = '55P03';
-    END IF;
+    -- Shared with others who do the same: they wait for each other at the row.  For a BUILD, which may last hours, nobody waits.  But
+    -- one that was committed this moment may still hold its lock: rows are let go a little earlier (ResourceOwnerRelease).
+    FOR attempt IN 1..20 LOOP
+        IF pg_try_advisory_xact_lock_shared(1952997742, hashtext(model_name)) THEN
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.025);
+    END LOOP;
+    RAISE EXCEPTION 'model "%" is being built by another session', model_name USING ERRCODE = '55P03';
 END
 $$;
 COMMENT ON FUNCTION thanosql.hold_name IS 'Keeps BUILDs of that name away until the transaction ends, or fails where there is one.';
