@@ -361,56 +361,6 @@ class TestCursors:
             connection.execute(text(f"DECLARE c CURSOR FOR {P[1:-1]}"))
 
 
-WRAPPINGS: dict[str, list[str]] = {
-    # What each sends for a query `q` of its user's, in order.
-    "Superset": ["SELECT * FROM ({q}) AS virtual_table LIMIT 1001"],
-    "Superset, chart": [
-        "SELECT predicted AS predicted, COUNT(*) AS count \nFROM ({q}) AS virtual_table "
-        "GROUP BY predicted ORDER BY count DESC, predicted \n LIMIT 100"
-    ],
-    "Metabase": ['SELECT "source"."id" AS "id", "source"."predicted" AS "predicted" FROM ({q}) "source" LIMIT 2000'],
-    "Metabase, all": ['SELECT "source".* FROM ({q}) "source" LIMIT 2000'],
-    "Tableau": [
-        "BEGIN",
-        'declare "SQL_CUR0x55d0c1a2" cursor with hold for SELECT * FROM ({q}) "Custom SQL Query" WHERE (1 = 0)',
-        'fetch 10000 in "SQL_CUR0x55d0c1a2"',
-        'close "SQL_CUR0x55d0c1a2"',
-        "COMMIT",
-    ],
-    "Tableau, view": [
-        "BEGIN",
-        'declare "SQL_CUR1" cursor with hold for SELECT "Custom SQL Query"."predicted" AS "predicted",\n  COUNT(1) AS "cnt:ok"\n'
-        'FROM (\n  {q}\n) "Custom SQL Query"\nGROUP BY 1 ORDER BY 1',
-        'fetch 10000 in "SQL_CUR1"',
-        'close "SQL_CUR1"',
-        "COMMIT",
-    ],
-    "Power BI": [
-        'select "$Table"."id" as "id",\n    "$Table"."predicted" as "predicted"\nfrom \n'
-        '(\n    {q}\n) "$Table" order by "$Table"."id" limit 1000'
-    ],
-    "psqlODBC": ["BEGIN", 'declare "SQL_CUR2" cursor with hold for {q}', 'fetch 100 in "SQL_CUR2"', 'close "SQL_CUR2"', "COMMIT"],
-    "DBeaver": ["SELECT count(*) FROM (\n{q}\n) dbvrcnt"],
-    "DBeaver, filter": ["SELECT * FROM (\n{q}\n) AS dbvr_table WHERE predicted = 'red' ORDER BY id LIMIT 200 OFFSET 0"],
-    "Grafana": ['SELECT\n  id AS "time",\n  predicted AS metric\nFROM ({q}) AS t\nWHERE id BETWEEN 3 AND 9\nORDER BY 1'],
-}
-
-
-@pytest.mark.parametrize("tool", WRAPPINGS)
-def test_wrappings_of_bi_tools(connection: Connection, tool: str) -> None:
-    def told(source: str) -> list[Any]:
-        answers = []
-        for statement in WRAPPINGS[tool]:
-            cursor = connection.execute(text(statement.format(q=source)))
-            columns = [column.name for column in cursor.description or ()]
-            answers.append((cursor.statusmessage, columns, cursor.fetchall() if columns else []))
-        return answers
-
-    ours = "PREDICT USING colours AS SELECT id, image, label FROM pictures ORDER BY id"
-    assert told(ours) == told("SELECT * FROM stored ORDER BY id")
-    assert left_behind(connection) == []
-
-
 class TestNotPredicted:
     """Rows whose image does not exist fail the statement if they are predicted at all."""
 
