@@ -102,7 +102,9 @@ class Server:
         self._listener = self._listener or Listener(listen(self.address))
         self.address = self._listener.address
         await self.pool.start()
-        self._services = Services(self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name), self._names_of)
+        self._services = Services(
+            self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name), self._names_of, self._views.backend_is_gone
+        )
         if self._database:
             await self._log.start(self._database)
         self._accepting = asyncio.create_task(self._accept(self._listener))

@@ -107,6 +107,28 @@ def test_the_backend_is_terminated(url: str, observer: psycopg.Connection[tuple[
     wait_for(observer, f"SELECT state IN ('canceled', 'failed') FROM thanosql.jobs WHERE pid = {raw.pid}", True)
 
 
+QUITE_MANY = "PREDICT USING colours AS SELECT image FROM pictures, generate_series(1, 2000)"
+"""The server has sent all of its rows long before they are predicted."""
+
+
+@pytest.mark.parametrize("statement", [QUITE_MANY, f"SELECT count(*) FROM ({QUITE_MANY}) t GROUP BY predicted", MANY])
+def test_the_backend_is_terminated_while_its_rows_wait(url: str, observer: psycopg.Connection[tuple[object, ...]], statement: str) -> None:
+    with RawClient(url) as raw:
+        raw.send(query(statement.encode()))
+        time.sleep(1)
+        start = time.monotonic()
+        observer.execute("SELECT pg_terminate_backend(%s)", (raw.pid,))
+        kind, body = raw.read()
+        try:
+            while kind in "TDN":
+                kind, body = raw.read()
+        except EOFError:  # a server that is stopped in the middle of a row says no more
+            assert statement == MANY
+        else:
+            assert (kind, b"57P01" in body) == ("E", True)
+        assert time.monotonic() - start < 2
+
+
 def test_a_slow_reader_bounds_what_is_computed(url: str, observer: psycopg.Connection[tuple[object, ...]]) -> None:
     """A client that stops reading stops the server: the cursor below has given few rows though millions are there."""
     wide = "PREDICT USING colours AS SELECT image, repeat('x', 20000) FROM pictures, generate_series(1, 1000000)"

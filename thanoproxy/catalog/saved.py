@@ -4,6 +4,8 @@ A session's text is looked at only if it holds a word of ours, and the name of s
 session, and by ways that we do not see (pg_restore, ALTER VIEW … RENAME in a function), so a connection of our own listens for those
 made through a proxy and looks for the others now and then.
 
+The same connection tells whether the server process of a session is still there.
+
 It is there only while clients are in the database, and a moment longer (`LINGER`): DROP DATABASE waits for others, but not for long
 (5 seconds, CountOtherDBBackends in procarray.c).  In a database without a catalogue there is none.
 """
@@ -15,6 +17,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+
+import asyncpg
 
 from thanoproxy.catalog.connection import Connection, open_connection, stranger
 from thanoproxy.catalog.install import LATEST, installed_version
@@ -29,6 +33,7 @@ EVERY = 10.0
 AGAIN = 30.0
 """Seconds after which a database without a catalogue is asked again."""
 NAMES = "SELECT DISTINCT c.relname::text FROM thanosql.saved_view s JOIN pg_class c ON c.oid = s.view"
+GONE = "SELECT NOT EXISTS (SELECT FROM pg_stat_get_activity($1))"
 
 Heard = Callable[[frozenset[str]], None]
 
@@ -59,6 +64,11 @@ class SavedViews:
             watcher.sessions = max(0, watcher.sessions - 1)
             watcher.wake()
 
+    async def backend_is_gone(self, database: str, pid: int) -> bool:
+        """Whether that server process has ended.  False where nobody can tell."""
+        watcher = self._watchers.get(database)
+        return watcher is not None and await watcher.backend_is_gone(pid)
+
     async def close(self) -> None:
         tasks = [watcher.task for watcher in self._watchers.values()]
         for task in tasks:
@@ -80,10 +90,19 @@ class _Watcher:
         self._database = database
         self._heard = heard
         self._news = asyncio.Event()
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
         self.task = asyncio.create_task(self._run(), name=f"saved views of {database}")
 
     def wake(self) -> None:
         self._news.set()
+
+    async def backend_is_gone(self, pid: int) -> bool:
+        try:
+            async with self._turn:
+                return self._connection is not None and bool(await self._connection.fetchval(GONE, pid))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return False
 
     async def _run(self) -> None:
         """End where there is no catalogue, or nobody in the database any more."""
@@ -106,14 +125,18 @@ class _Watcher:
                 self._heard(frozenset())
                 return
             self.has_catalogue = True
+            self._connection = connection
             await connection.add_listener(CHANNEL, lambda *_: self.wake())
             connection.add_termination_listener(lambda _: self.wake())
             while await self._still_wanted():
                 self._news.clear()
-                self._heard(await _names(connection))
+                async with self._turn:
+                    names = await _names(connection)
+                self._heard(names)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), EVERY)
         finally:
+            self._connection = None
             connection.terminate()
 
     async def _still_wanted(self) -> bool:

@@ -78,9 +78,11 @@ class RowStream:
             self._upstream.hold("rows")
         self._news.set()
 
-    def end(self, _: object = None) -> None:
-        """The last row of this execution was fed."""
+    def end(self, done: asyncio.Future[None] | None = None) -> None:
+        """The last row of this execution was fed; if the server has failed instead, those that wait are of no use any more."""
         self._ended = True
+        if done is not None and (done.cancelled() or done.exception() is not None):
+            self.drop()
         self._news.set()
 
     def drop(self) -> None:

@@ -26,6 +26,8 @@ PRIVATE = b"thanoproxy"
 
 _CLOSE_PRIVATE = messages.close(b"S", PRIVATE) + messages.close(b"P", PRIVATE)
 _EXECUTE_ENDS = frozenset(b"CsI")
+_LAST_WORDS = (b"\0VFATAL\0", b"\0VPANIC\0")
+"""Behind an error of these severities the server closes the connection, so it is the client's, whatever else is owed."""
 
 
 class Bound(NamedTuple):
@@ -78,6 +80,9 @@ class Exchange:
             if kind in ASYNCHRONOUS or not self.pipeline.queue:
                 # A FATAL (administrator's shutdown, a timeout) may come when nothing is owed.
                 self.client.write(frame)
+            elif kind == ord("E") and any(severity in frame for severity in _LAST_WORDS):
+                self.client.write(frame)
+                self.pipeline.close()
             else:
                 self.pipeline.take(kind, frame)
 

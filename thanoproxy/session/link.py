@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from thanoproxy.session.transport import SocketTransport
@@ -11,14 +11,32 @@ from thanoproxy.wire.framing import Into, Sink
 
 __all__ = ["Link"]
 
+_LOOK_SECONDS = 0.5
+
 
 class Link(asyncio.Protocol):
     """Bytes in go to `sink`; whoever writes faster than the other side reads is told by `on_full`.
 
-    Reading stops while anybody holds the link (`hold`/`release`, by reason), so memory is bounded in both directions.
+    Reading stops while anybody holds the link (`hold`/`release`, by reason), so memory is bounded in both directions.  A server that
+    ends meanwhile says so behind all that is not read yet; `is_over` is asked about it now and then, and if so the rest is read.
     """
 
-    __slots__ = ("_closing", "_drained", "_held", "full", "lost", "on_eof", "on_full", "on_gone", "on_lost", "sink", "transport")
+    __slots__ = (
+        "_closing",
+        "_drained",
+        "_ended",
+        "_held",
+        "_look",
+        "full",
+        "is_over",
+        "lost",
+        "on_eof",
+        "on_full",
+        "on_gone",
+        "on_lost",
+        "sink",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -36,6 +54,9 @@ class Link(asyncio.Protocol):
         self.on_gone: Callable[[Link], None] = _nobody
         self._closing = False
         self._held: set[str] = set()
+        self._look: asyncio.TimerHandle | None = None
+        self._ended = False
+        self.is_over: Callable[[], Awaitable[bool]] | None = None
         self._drained: asyncio.Future[None] | None = None
         self.transport = cast(asyncio.Transport, None)
 
@@ -99,15 +120,35 @@ class Link(asyncio.Protocol):
 
     def hold(self, reason: str) -> None:
         """Stop reading until every reason is released."""
-        if not self._held and not self.transport.is_closing():
+        if not self._held and not self._ended and not self.transport.is_closing():
             self.transport.pause_reading()
+            self._look_later()
         self._held.add(reason)
 
     def release(self, reason: str) -> None:
         if reason in self._held:
             self._held.discard(reason)
-            if not self._held and not self.transport.is_closing():
-                self.transport.resume_reading()
+            if not self._held and not self._ended:
+                self._resume()
+
+    def _resume(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _look_later(self) -> None:
+        # A release does not end it: whoever holds and lets go by turns may do so for long.
+        if self.is_over is not None and self._look is None:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(_LOOK_SECONDS, lambda: loop.create_task(self._look_now()))
+
+    async def _look_now(self) -> None:
+        assert self.is_over is not None, "asked for"
+        over, self._look = await self.is_over(), None
+        if over and not self._ended:
+            self._ended = True
+            self._resume()
+        elif self._held and not self._ended and not self.transport.is_closing():
+            self._look_later()
 
     def _wake(self) -> None:
         if self._drained is not None and not self._drained.done():

@@ -51,6 +51,7 @@ class Relay:
         self._to_client = Flow(self._backend, _never)
         self.client = Link(self._to_upstream, self._client_eof, self._client_lost, self._client_full)
         self.upstream = Link(self._to_client, self._upstream_eof, self._upstream_lost, self._upstream_full)
+        self.upstream.is_over = self._server_is_gone
         # Attention
         self.stop = Stop(lambda: cancel_upstream(self))
         self._attendant: Attendant | None = None
@@ -189,6 +190,10 @@ class Relay:
         if self.client.transport is not None:
             self.client.close()
         self._finish()
+
+    async def _server_is_gone(self) -> bool:
+        """Whether the server process has ended, while rows of its wait unread for a statement of ours (pg_terminate_backend)."""
+        return self._attending and await self.services.backend_is_gone(self.identity.database, self.identity.backend_pid)
 
     def _upstream_eof(self) -> bool:
         return False

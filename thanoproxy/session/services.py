@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,10 +32,12 @@ class JobLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Workers, signatures, the public job log, the folder where rows wait for a BUILD, and the names to look for in a database."""
+    """Workers, signatures, the public job log, the folder where rows wait for a BUILD, the names to look for in a database, and
+    who tells whether a server process is no more."""
 
     pool: Pool
     seal: Seal
     log: JobLog
     spool: Path
     names: Callable[[str], Names]
+    backend_is_gone: Callable[[str, int], Awaitable[bool]]
