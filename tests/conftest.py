@@ -7,6 +7,7 @@ import os
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -18,11 +19,13 @@ from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 
 TEMPLATE = "thanosql_template"
 
+T = TypeVar("T")
 
-def run_aside(work: Coroutine[object, object, object]) -> None:
-    """Run `work` to its end on a loop of its own, wherever we are: the tests' loop is not disturbed."""
+
+def run_aside(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` comes to, run on a loop of its own, wherever we are: the tests' loop is not disturbed."""
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, work).result()
 
 
 def make_database(postgres: EmbeddedPostgres, template: str) -> Iterator[Database]:

@@ -56,11 +56,21 @@ def predicted(url: str) -> Predicted:
     return rows
 
 
-def run_client(command: list[str], *, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_client(
+    command: list[str], *, stdin: str = "", env: dict[str, str] | None = None, errors: str = "strict"
+) -> subprocess.CompletedProcess[str]:
     """Run a client to its end in a process of its own, untouched by PG* variables of the environment."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, check=False, timeout=100, encoding="utf-8", env=inherited | (env or {})
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        encoding="utf-8",
+        errors=errors,
+        env=inherited | (env or {}),
     )
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
-from tests.clients.conftest import run_client
+from tests.clients.java import compiled, run_java
 from tests.clients.pictures import COLUMNS, RESULT, Predicted
 
-JAR = Path(os.environ.get("THANOPROXY_TEST_PGJDBC") or "/usr/share/java/postgresql.jar")
 MODES = ["simple", "extended", "extendedForPrepared", "extendedCacheEverything"]
 Seen = dict[str, str]
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not JAR.exists():
-        pytest.skip("pgjdbc is not installed (Debian: libpostgresql-jdbc-java)")
-    if shutil.which("javac") is None:
-        pytest.skip("there is no JDK")
-    folder = tmp_path_factory.mktemp("classes")
-    source = Path(__file__).with_name("Jdbc.java")
-    done = run_client(["javac", "-encoding", "UTF-8", "-cp", str(JAR), "-d", str(folder), str(source)])
-    assert done.returncode == 0, done.stderr
-    return folder
+    return compiled(Path(__file__).with_name("Jdbc.java"), tmp_path_factory.mktemp("classes"))
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -38,13 +26,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def seen(classes: Path, url: str, mode: str) -> Seen:
     """One run of the program: what it saw, by the name it gave it."""
-    parts = conninfo_to_dict(url)
-    address = f"jdbc:postgresql://{parts['host']}:{parts['port']}/{parts['dbname']}"
-    light = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8"]
-    command = ["java", *light, "-cp", f"{classes}{os.pathsep}{JAR}", "Jdbc", address, str(parts["user"]), str(parts["password"]), mode]
-    done = run_client(command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    return dict(line.split(": ", 1) for line in run_java(classes, "Jdbc", url, mode).splitlines())
 
 
 def listed(rows: list[str]) -> str:
