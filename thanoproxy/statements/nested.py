@@ -41,7 +41,7 @@ _APPLYING = frozenset({"PREDICT", "CONVERT", "EVALUATE"})
 """The words of those that have a query of their own."""
 
 _SET_OPERATIONS = frozenset({"UNION", "INTERSECT", "EXCEPT", "ALL", "DISTINCT"})
-_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE"}) | _SET_OPERATIONS
+_BEFORE = frozenset({"(", "AS", "FOR", ")", "EXPLAIN", "ANALYZE", "ANALYSE", "VERBOSE", "DO", "ALSO", "INSTEAD"}) | _SET_OPERATIONS
 """What stands before a query and never before a table or a column (`JOIN predict USING (…)`, `SELECT predict`)."""
 
 _END = ""
