@@ -76,6 +76,10 @@ class TestReadOnly:
         said = list(predictions(connection).values())
         assert found == [(label, said.count(label)) for label in sorted(set(said))]
 
+    def test_ordered_behind_its_parentheses(self, connection: Connection) -> None:
+        found = connection.execute(f"({ALL}) ORDER BY predicted DESC, id LIMIT 5").fetchall()
+        assert [row[0] for row in found] == sorted((said := predictions(connection)), key=lambda i: (said[i] != "red", i))[:5]
+
     def test_types_come_back_as_they_were(self, connection: Connection) -> None:
         query = (
             "PREDICT USING colours AS SELECT image, ARRAY[id, NULL] AS numbers, 1.50::numeric(5,2) AS number, '\\x00ff'::bytea AS bytes, "

@@ -257,7 +257,7 @@ class TestDescribed:
         statement = found("SELECT * FROM (LIST MODEL) m")
         (hole,) = statement.holes
         assert isinstance(hole.shape, Rewrite)
-        assert described(statement).text == f"SELECT * FROM ({hole.shape.sql}) m"
+        assert described(statement).text == f"SELECT * FROM (SELECT * FROM ({hole.shape.sql}) AS q) m"
 
 
 @pytest.mark.parametrize(

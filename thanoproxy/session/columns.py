@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from thanoproxy.errors import ProgramLimitExceeded
 from thanoproxy.sql.source import Source
-from thanoproxy.statements.render import quoted
+from thanoproxy.statements.render import in_order, quoted
 from thanoproxy.statements.shapes import Decoration
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
@@ -72,6 +72,6 @@ def unnested(first: int, names: Sequence[str], types: Sequence[str]) -> Source:
     selected = [f"CAST(u.c{i} AS {type_}) AS {quoted(name)}" for i, (name, type_) in enumerate(zip(names, types, strict=True))]
     functions = ", ".join(f"pg_catalog.unnest(${first + i})" for i in range(count))
     columns = ", ".join(f"c{i}" for i in range(count))
-    return Source(
+    return in_order(
         f"SELECT {', '.join(selected)} FROM ROWS FROM ({functions}) WITH ORDINALITY AS u({columns}, n) ORDER BY u.n"  # noqa: S608
     )

@@ -16,6 +16,7 @@ __all__ = [
     "described",
     "filled",
     "hole_query",
+    "in_order",
     "inner_span",
     "kept_answer",
     "narrowed",
@@ -76,10 +77,15 @@ def predicted(table: str, added: Sequence[Added], names: Sequence[str] | None = 
     """
     columns = ["q.*"] if names is None else [f"q.c{i} AS {quoted(name)}" for i, name in enumerate(names)]
     columns += [f"p.p{i} AS {quoted(name)}" for i, (name, _) in enumerate(added)]
-    return Source(
+    return in_order(
         f"SELECT {', '.join(columns)} FROM pg_temp.{table} q JOIN pg_temp.{table}_p p "  # noqa: S608
         "ON p.place OPERATOR(pg_catalog.=) q.ctid ORDER BY q.ctid"
     )
+
+
+def in_order(query: str) -> Source:
+    """A query with an ORDER BY, for a place where another one may follow: PostgreSQL refuses `(… ORDER BY a) ORDER BY b`."""
+    return Source(f"SELECT * FROM ({query}) AS q")  # noqa: S608
 
 
 def answered(columns: Sequence[Added], rows: Iterable[Sequence[object]]) -> Source:
@@ -87,7 +93,7 @@ def answered(columns: Sequence[Added], rows: Iterable[Sequence[object]]) -> Sour
     functions = ", ".join(_array(type_oid, values) for (_, type_oid), values in zip(columns, zip(*rows, strict=True), strict=True))
     selected = ", ".join(f"u.c{i} AS {quoted(name)}" for i, (name, _) in enumerate(columns))
     names = ", ".join(f"c{i}" for i in range(len(columns)))
-    return Source(f"SELECT {selected} FROM ROWS FROM ({functions}) WITH ORDINALITY AS u({names}, n) ORDER BY u.n")  # noqa: S608
+    return in_order(f"SELECT {selected} FROM ROWS FROM ({functions}) WITH ORDINALITY AS u({names}, n) ORDER BY u.n")  # noqa: S608
 
 
 def _array(type_oid: int, values: Sequence[object]) -> str:
@@ -100,7 +106,7 @@ def _array(type_oid: int, values: Sequence[object]) -> str:
 def kept_answer(table: str, columns: Sequence[Added]) -> Source:
     """The rows of an answer that lie in `table`."""
     selected = ", ".join(f"q.p{i} AS {quoted(name)}" for i, (name, _) in enumerate(columns))
-    return Source(f"SELECT {selected} FROM pg_temp.{table} q ORDER BY q.ctid")  # noqa: S608
+    return in_order(f"SELECT {selected} FROM pg_temp.{table} q ORDER BY q.ctid")  # noqa: S608
 
 
 def narrowed(query: Source, need: Need, columns: Sequence[str]) -> Source:
@@ -161,7 +167,7 @@ def _within(holes: Sequence[Hole], start: int, end: int) -> Iterator[Hole]:
 
 
 def rewritten(shape: Rewrite) -> Source:
-    return Source(shape.sql)
+    return in_order(shape.sql)
 
 
 def inner_span(hole: Hole) -> tuple[int, int]:
