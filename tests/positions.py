@@ -1,12 +1,13 @@
 """Where a PREDICT may stand inside other SQL: each row of the table in docs/sql.md, and the statements that stand for it.
 
 The table is made from POSITIONS (tests/test_docs.py), and tests/clients/test_positions.py runs every case in every cell with every
-client.  What must come out is never written down: it is what PostgreSQL answers to the same statement with STORED, a query of the same
-predictions in a plain table, in the place of PREDICT.
+client.  What must come out is never written down: it is what PostgreSQL answers to the same statement where a plain table with the same
+predictions, `stored`, is joined in the place of PREDICT.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,13 +22,14 @@ YES = "yes"
 REFUSED = "`0A000`"
 
 PREDICT = "PREDICT USING colours AS SELECT id, image, label FROM pictures"
-STORED = "SELECT id, image, label, predicted FROM stored"
+STORED = r"SELECT id, image, label, predicted FROM \1 NATURAL JOIN stored"
+_PREDICT = re.compile(PREDICT.replace("pictures", r"(\w+)"))
 MODELS = f"SELECT {', '.join(LISTED)} FROM thanosql.models"
 
 
 def as_stored(text: str) -> str:
     """The text with ordinary queries in the place of ours."""
-    return text.replace(PREDICT, STORED).replace("LIST MODEL", MODELS)
+    return _PREDICT.sub(STORED, text).replace("LIST MODEL", MODELS)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,32 @@ def declaring(text: str, seen: tuple[str, ...]) -> Case:
     return Case(text, before=("BEGIN",), after=seen, undo=("CLOSE c",))
 
 
+def viewing(text: str) -> Case:
+    """One that makes view `made`."""
+    return Case(text, after=("SELECT id, predicted FROM made WHERE id < 7 ORDER BY id",), undo=("DROP VIEW made",))
+
+
+def of_view(text: str, after: str = "", undo: str = "") -> Case:
+    """One that reads view `made`, or `counted`, which reads that."""
+    views = (f"CREATE VIEW made AS {PREDICT}", "CREATE VIEW counted AS SELECT predicted, count(*) AS n FROM made GROUP BY predicted")
+    return Case(text, before=views, after=(after,) if after else (), undo=(undo,) if undo else ())
+
+
+def refreshing(text: str) -> Case:
+    """One that brings materialized view `made` up to date."""
+    return Case(
+        text,
+        before=(
+            "CREATE TABLE few AS SELECT * FROM pictures WHERE id < 4",
+            f"CREATE MATERIALIZED VIEW made AS {PREDICT.replace('pictures', 'few')}",
+            "CREATE UNIQUE INDEX ON made (id)",
+            "INSERT INTO few SELECT * FROM pictures WHERE id BETWEEN 4 AND 9",
+        ),
+        after=("TABLE made ORDER BY 1",),
+        undo=("DELETE FROM few WHERE id < 6",),
+    )
+
+
 def explaining(text: str, told: str) -> Case:
     """One whose line of ours is compared: what the model is, and what `told` is of it."""
     ours = f"SELECT 'Predict using ' || name || '@' || version || ' (' || class_name || '): ' || {told} FROM thanosql.models"
@@ -127,9 +155,8 @@ POSITIONS = (
             ),
             "nested cte": Case(f"WITH o AS (WITH p AS ({PREDICT}) SELECT * FROM p WHERE id < $1) SELECT id, predicted FROM o ORDER BY id"),
             "query of a cte": Case(
-                "WITH few AS (SELECT * FROM pictures WHERE id < $1), p AS (PREDICT USING colours AS SELECT id, image FROM few) "
-                "SELECT id, predicted FROM p ORDER BY id",
-                twin="SELECT id, predicted FROM stored WHERE id < $1 ORDER BY id",
+                "WITH few AS (SELECT * FROM pictures WHERE id < $1), p AS (PREDICT USING colours AS SELECT id, image, label FROM few) "
+                "SELECT id, predicted FROM p ORDER BY id"
             ),
             "recursive cte": Case(
                 f"WITH RECURSIVE r AS (SELECT id, predicted FROM ({PREDICT}) t WHERE id = 0 UNION ALL "
@@ -161,6 +188,9 @@ POSITIONS = (
         "`SELECT … UNION (PREDICT …)`",
         (YES, YES, YES),
         {
+            "ordered behind its parentheses": Case(f"({PREDICT} WHERE id < $1) ORDER BY predicted, id"),
+            "cut behind its parentheses": Case(f"({PREDICT} WHERE id < $1 ORDER BY id) OFFSET 1 LIMIT 3"),
+            "ordered and cut within others": Case(f"SELECT id, predicted FROM (({PREDICT}) ORDER BY id LIMIT $1) t ORDER BY predicted, id"),
             "union": Case(f"SELECT 99 AS id, 'i' AS image, 'l' AS label, 'p' AS predicted UNION ({PREDICT} WHERE id < $1) ORDER BY id"),
             "union all of two": Case(f"({PREDICT} WHERE id < $1) UNION ALL ({PREDICT} WHERE id > 20) ORDER BY 1"),
             "except": Case(f"({PREDICT} WHERE id < $1) EXCEPT SELECT * FROM stored WHERE predicted = 'red' ORDER BY 1"),
@@ -202,6 +232,7 @@ POSITIONS = (
             ),
             "create table with data": making(f"CREATE TABLE made AS {PREDICT} WHERE id < $1 WITH DATA"),
             "create table with no data": making(f"CREATE TABLE made AS ({PREDICT} WHERE id < $1) WITH NO DATA"),
+            "create table in order": making(f"CREATE TABLE made AS ({PREDICT} WHERE id < $1) ORDER BY predicted DESC, id"),
             "create table of a cte": making(f"CREATE TABLE made AS WITH p AS ({PREDICT}) SELECT id, predicted FROM p WHERE id < $1"),
             "select into": making(f"SELECT id, predicted INTO made FROM ({PREDICT}) t WHERE id < $1"),
             "select into temp": making(f"SELECT * INTO TEMP TABLE made FROM ({PREDICT}) WHERE id < $1"),
@@ -300,6 +331,7 @@ POSITIONS = (
             "models in a cte, beside a predict": Case(
                 f"WITH m AS (LIST MODEL) SELECT m.name, t.id, t.predicted FROM m, ({PREDICT}) t WHERE t.id < $1 ORDER BY t.id, m.name"
             ),
+            "models in order": Case("(LIST MODEL) ORDER BY last_updated_utc DESC LIMIT $1"),
             "models in a subquery": Case(
                 "SELECT id FROM pictures WHERE 'colours' IN (SELECT name FROM (LIST MODEL)) AND id < $1 ORDER BY id"
             ),
@@ -364,19 +396,58 @@ POSITIONS = (
         },
     ),
     Position(
-        "`CREATE [MATERIALIZED] VIEW`, functions, `CALL`, query of a BUILD MODEL",
+        "`CREATE [TEMP] VIEW`, and whatever reads one",
         "`CREATE VIEW v AS PREDICT …`",
+        (YES, YES, YES),
+        {
+            "create view": viewing(f"CREATE VIEW made AS {PREDICT}"),
+            "create temp view": viewing(f"CREATE TEMP VIEW made (id, a, b, predicted) AS ({PREDICT} WHERE id < 9)"),
+            "create view of a select": viewing(f"CREATE OR REPLACE VIEW made AS SELECT id, predicted FROM ({PREDICT}) t WHERE id < 9"),
+            "create view of a cte": viewing(f"CREATE VIEW made AS WITH p AS ({PREDICT}) SELECT predicted, id FROM p"),
+            "view": of_view("SELECT * FROM made WHERE id < $1 ORDER BY id"),
+            "view, joined": of_view("SELECT k.id, v.predicted FROM pictures k JOIN made v USING (id) WHERE k.id < $1 ORDER BY 1"),
+            "view, beside a predict": of_view(f"SELECT id, p.predicted FROM made v JOIN ({PREDICT}) p USING (id) WHERE id < $1 ORDER BY 1"),
+            "view, in a subquery": of_view("SELECT id FROM pictures WHERE id IN (SELECT id FROM made WHERE predicted = 'red') AND id < $1"),
+            "view of a view": of_view("SELECT n, predicted FROM counted WHERE n > $1 ORDER BY 1, 2"),
+            "view, into a table": of_view(
+                "CREATE TABLE kept AS SELECT * FROM made WHERE id < $1", "TABLE kept ORDER BY id", "DROP TABLE kept"
+            ),
+            "view, by a cursor": of_view("DECLARE c CURSOR WITH HOLD FOR TABLE made", "FETCH 3 FROM c", "CLOSE c"),
+        },
+    ),
+    Position(
+        "`CREATE MATERIALIZED VIEW`, `REFRESH`, each by itself",
+        "`CREATE MATERIALIZED VIEW v AS PREDICT …`",
+        (YES, YES, "PostgreSQL takes no parameters"),
+        {
+            "materialized view": Case(
+                f"CREATE MATERIALIZED VIEW made AS {PREDICT} WHERE id < $1",
+                after=("TABLE made ORDER BY 1",),
+                undo=("DROP MATERIALIZED VIEW made",),
+            ),
+            "materialized view of a select": Case(
+                f"CREATE MATERIALIZED VIEW made AS SELECT predicted, count(*) FROM ({PREDICT}) t WHERE id < $1 GROUP BY 1",
+                after=("TABLE made ORDER BY 1",),
+                undo=("DROP MATERIALIZED VIEW made",),
+            ),
+            "refresh": refreshing("REFRESH MATERIALIZED VIEW made"),
+            "refresh concurrently": refreshing("REFRESH MATERIALIZED VIEW CONCURRENTLY made"),
+        },
+    ),
+    Position(
+        "functions, rules, `CALL`, query of a BUILD MODEL",
+        "`CREATE RULE … DO PREDICT …`",
         (REFUSED, REFUSED, REFUSED),
         {
-            "view": Case(f"CREATE VIEW made AS {PREDICT} WHERE id < $1"),
-            "materialized view": Case(f"CREATE MATERIALIZED VIEW made AS SELECT predicted FROM ({PREDICT}) t WHERE id < $1"),
+            # A body in a string is PostgreSQL's alone, which finds a syntax error in it.
             "function": Case(f"CREATE FUNCTION made() RETURNS bigint RETURN (SELECT count(predicted) FROM ({PREDICT}) t WHERE id < $1)"),
+            "rule": Case(f"CREATE RULE made AS ON INSERT TO kept DO ALSO {PREDICT} WHERE id < $1", before=("CREATE TABLE kept (a int)",)),
             "call": Case(
-                f"CALL pg_temp.show((SELECT max(predicted) FROM ({PREDICT}) t WHERE id < $1))",
-                before=("CREATE PROCEDURE pg_temp.show(text) LANGUAGE sql AS 'SELECT 1'",),
+                f"CALL kept((SELECT max(predicted) FROM ({PREDICT}) t WHERE id < $1))",
+                before=("CREATE PROCEDURE kept(text) LANGUAGE sql AS 'SELECT 1'",),
             ),
             "build model": Case(
-                f"BUILD MODEL made USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32, epochs=1) AS "
+                "BUILD MODEL made USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32, epochs=1) AS "
                 f"SELECT image, predicted AS label FROM ({PREDICT}) t WHERE id < $1"
             ),
         },

@@ -55,7 +55,7 @@ def stored(client_database: Database, predicted: Predicted) -> Iterator[None]:
         connection.execute("CREATE TABLE stored (id int, image text, label text, predicted text)")
         connection.cursor().executemany("INSERT INTO stored VALUES (%s, %s, %s, %s)", predicted)
         yield
-        connection.execute("DROP TABLE IF EXISTS stored, made")
+        connection.execute("DROP TABLE stored; DROP SCHEMA IF EXISTS cell CASCADE")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ LITERAL = "8"
 VALUES = (8, 3)
 """What stands in the place of a case's `$1`: in the text, and as a parameter in the first and the second run."""
 MARK = "=== step"
+ANEW = "DROP SCHEMA IF EXISTS cell CASCADE; CREATE SCHEMA cell; SET search_path TO cell, public"
+"""Makes room for a case; what an earlier one has left there goes."""
 LEFT_BEHIND = "SELECT count(*) FROM pg_class WHERE relname LIKE 'thanoproxy%' AND relnamespace = pg_my_temp_schema()"
 
 
@@ -59,7 +61,7 @@ def script(position: Position, case: Case, mode: str, *, stored: bool = False) -
     cell = position.cells[MODES.index(mode)]
     spelled = as_stored if stored else str
     text = case.stored if stored else case.text
-    steps = [Step("aside", "DROP TABLE IF EXISTS made"), *(Step("aside", spelled(other)) for other in case.before)]
+    steps = [Step("aside", ANEW), *(Step("aside", spelled(other)) for other in case.before)]
     for value in _values("$1" in case.text, mode, position):
         run = Step(mode, text.replace("$1", LITERAL)) if value is None else Step(mode, text, (value,) * text.count("$1"))
         steps += [] if stored and cell == REFUSED else [run]
