@@ -204,6 +204,12 @@ class UndefinedColumn(ThanoError):
     sqlstate = "42703"
 
 
+class UndefinedParameter(ThanoError):
+    """42P02: a parameter where nobody can have given it a value, in a simple Query."""
+
+    sqlstate = "42P02"
+
+
 class UndefinedObject(ThanoError):
     """42704: no such model, or no such architecture."""
 

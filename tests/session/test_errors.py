@@ -9,6 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.rawwire import RawClient, bind, parse
+from thanoproxy.wire.messages import SYNC
+
 BUILD = "BUILD MODEL m USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32{}) AS {}"
 ROWS = "SELECT * FROM pictures"
 
@@ -142,3 +145,29 @@ def test_a_row_that_names_another_models_weights(connection: psycopg.Connection[
     )
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="seal"):
         connection.execute("PREDICT USING sealed AS TABLE pictures")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "PREDICT USING colours AS SELECT * FROM pictures WHERE id < $1",
+        "SELECT * FROM (PREDICT USING colours AS SELECT * FROM pictures) t WHERE id < $1",
+        "SELECT 1; PREDICT USING colours AS SELECT * FROM pictures WHERE id < $1",
+        "DROP MODEL IF EXISTS nobody; PREDICT USING colours AS SELECT * FROM pictures WHERE id < $1",
+    ],
+)
+def test_a_simple_query_has_no_parameters(connection: psycopg.Connection[tuple[object, ...]], statement: str) -> None:
+    with pytest.raises(psycopg.errors.UndefinedParameter, match=r"there is no parameter \$1") as caught:
+        connection.execute(sql.SQL(statement))  # type: ignore[arg-type]
+    assert caught.value.diag.statement_position == str(statement.index("$1") + 1)
+
+
+def test_parameters_are_counted_as_postgresql_counts_them(url: str) -> None:
+    statement = "SELECT * FROM (PREDICT USING colours AS SELECT * FROM pictures WHERE id < $1) t"
+    with RawClient(url) as raw:
+        raw.send(parse(statement, "mine"), bind((b"1", b"2"), "", "mine"), SYNC)
+        kind, body = raw.read()
+        while kind != "E":
+            kind, body = raw.read()
+    assert b'bind message supplies 2 parameters, but prepared statement "mine" requires 1' in body
+    assert b"C08P01" in body

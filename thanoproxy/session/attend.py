@@ -43,7 +43,7 @@ from thanoproxy.session.materialise import Refused, explained, materialise
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.reading import Reader
 from thanoproxy.session.retag import retag
-from thanoproxy.session.script import refuse_together, run_script
+from thanoproxy.session.script import refuse_parameters, refuse_together, run_script
 from thanoproxy.session.services import Services
 from thanoproxy.session.summarise import answer_rows, write_answer
 from thanoproxy.sql.source import Source
@@ -220,6 +220,7 @@ class Attendant:
             text = await self._expanded(await self._query_text(frame))
             parts = await self._recognised(text)
             refuse_together(parts or ())
+            refuse_parameters(text.decode(self.exchange.codec, "replace"), parts or ())
         except ThanoError as problem:
             await self.fail(problem)
             self.exchange.sync()
@@ -340,6 +341,9 @@ class Attendant:
         await self.leftovers.clear(self.exchange, bind.portal)
         async with self.stop.during(await statement_timeout(self.exchange)):
             bound = Bound(await self.exchange.parameter_types(bind.statement), bind.parameters)
+            if bound.values != len(bound.types):
+                named = f'prepared statement "{bind.statement.decode(self.exchange.codec, "replace")}"'
+                raise ProtocolViolation(f"bind message supplies {bound.values} parameters, but {named} requires {len(bound.types)}")
             source, bound, tables, lines = await materialise(self, shape, bound)
         name = self.leftovers.add(bind.portal, () if shape.outlives else tables)
         await self.swallow(messages.parse(messages.Parse(name, source.text.encode(self.exchange.codec), bound.types)), source)

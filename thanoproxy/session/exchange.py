@@ -40,6 +40,11 @@ class Bound(NamedTuple):
         """With more parameters behind: text[] in binary format."""
         return Bound((*self.types, *(TEXT_ARRAY for _ in arrays)), messages.add_parameters(self.parameters, arrays))
 
+    @property
+    def values(self) -> int:
+        """How many there are."""
+        return len(messages.read_parameters(self.parameters))
+
     def numbers(self) -> list[int | None]:
         """Each parameter that is a whole number (int2, int4, int8), None for the others."""
         values = zip(self.types, messages.read_parameters(self.parameters), strict=False)

@@ -22,13 +22,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
-from thanoproxy.errors import FeatureNotSupported
+from thanoproxy.errors import FeatureNotSupported, UndefinedParameter
 from thanoproxy.session.execute import TIMEOUT
 from thanoproxy.session.holes import HoleWork, hole_work
 from thanoproxy.session.retag import UNCHANGED, retag
 from thanoproxy.session.steps import Kept, Relayed, Script, Step
 from thanoproxy.session.works import CollectWork, DecorateWork, SummariseWork, Work
 from thanoproxy.sql.source import Source
+from thanoproxy.sql.tokens import tokenize
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, rewritten, unpredicted
 from thanoproxy.statements.saved import saved
@@ -40,7 +41,7 @@ from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["Run", "refuse_together", "run_script"]
+__all__ = ["Run", "refuse_parameters", "refuse_together", "run_script"]
 
 _READ_ONLY = "25006"
 
@@ -65,6 +66,16 @@ def refuse_together(parts: Sequence[Part]) -> None:
                 hint="Send the statement by itself.",
                 position=part.start + 1,
             )
+
+
+def refuse_parameters(text: str, parts: Sequence[Part]) -> None:
+    """Raises where a statement of ours in the simple protocol has a parameter, as the server does for its own."""
+    for part in parts:
+        if part.shape is None or isinstance(part.shape, Prepare):
+            continue
+        for token in tokenize(text[part.start : part.end]):
+            if token.kind == "PARAM":
+                raise UndefinedParameter(f"there is no parameter {token.text}", position=part.start + token.start + 1)
 
 
 class Run:
