@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thanoproxy import statements
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import SyntaxProblem, ThanoError
 from thanoproxy.session.prepared import StatementOfOurs
+from thanoproxy.statements.execute import executed, with_arguments
 from thanoproxy.statements.shapes import Prepare
 from thanoproxy.wire import messages
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -43,7 +43,7 @@ async def run_prepare(attendant: Attendant, prepare: Prepare) -> None:
 
 async def written_out(attendant: Attendant, text: str) -> str | None:
     """An EXECUTE of a statement of ours as that statement, with the arguments in the parameters' place; None if it is none."""
-    found = statements.executed(text)
+    found = executed(text)
     ours = None if found is None else await attendant.ours(found[0].encode(attendant.exchange.codec))
     if found is None or ours is None or not ours.body:
         return None
@@ -59,4 +59,4 @@ async def written_out(attendant: Attendant, text: str) -> str | None:
             detail=f"Expected {len(rows)} parameters but got {len(arguments)}.",
         )
     values = [f"CAST(({argument}) AS {row[0]})" for argument, row in zip(arguments, rows, strict=True)]
-    return statements.with_arguments(ours.body, values)
+    return with_arguments(ours.body, values)
