@@ -1,8 +1,8 @@
 """Where a PREDICT may stand inside other SQL: each row of the table in docs/sql.md, and the statements that stand for it.
 
 The table is made from POSITIONS (tests/test_docs.py), and tests/clients/test_positions.py runs every case in every cell with every
-client.  What must come out is never written down: it is what PostgreSQL answers to the same statement where a plain table with the same
-predictions, `stored`, is joined in the place of PREDICT.
+client.  Table `photos` has a few pictures, and `stored` the same with what the model says of each.  What must come out is never written
+down: it is what PostgreSQL answers to the same statement with a join of the two in the place of PREDICT.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thanoproxy.catalog.store import LISTED
+from thanoproxy.catalog.store import LISTED, describe_model
 
 __all__ = ["MODES", "POSITIONS", "REFUSED", "YES", "Case", "Position", "as_stored"]
 
@@ -21,15 +21,17 @@ MODES = ("simple", "extended", "prepared")
 YES = "yes"
 REFUSED = "`0A000`"
 
-PREDICT = "PREDICT USING colours AS SELECT id, image, label FROM pictures"
+PREDICT = "PREDICT USING colours AS SELECT id, image, label FROM photos"
 STORED = r"SELECT id, image, label, predicted FROM \1 NATURAL JOIN stored"
-_PREDICT = re.compile(PREDICT.replace("pictures", r"(\w+)"))
+DESCRIBED = describe_model("colours", None)
+
+_PREDICT = re.compile(PREDICT.replace("photos", r"(\w+)"))
 MODELS = f"SELECT {', '.join(LISTED)} FROM thanosql.models"
 
 
 def as_stored(text: str) -> str:
     """The text with ordinary queries in the place of ours."""
-    return _PREDICT.sub(STORED, text).replace("LIST MODEL", MODELS)
+    return _PREDICT.sub(STORED, text).replace("LIST MODEL", MODELS).replace("DESCRIBE MODEL colours", DESCRIBED)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def making(text: str) -> Case:
 
 KEYED = "CREATE TABLE made (id int PRIMARY KEY, image text, label text, predicted text)"
 PLAIN = "CREATE TABLE made (id int, image text, label text, predicted text)"
-UNSURE = "CREATE TABLE made AS SELECT id, ''::text AS predicted FROM pictures UNION ALL SELECT 99, 'green'"
+UNSURE = "CREATE TABLE made AS SELECT id, ''::text AS predicted FROM photos UNION ALL SELECT 99, 'green'"
 SEEN_OF_CURSOR = ("FETCH 2 FROM c", "MOVE 3 IN c", "FETCH c")
 SEEN_BACKWARD = (*SEEN_OF_CURSOR, "FETCH BACKWARD 2 FROM c", "FETCH LAST FROM c", "FETCH ABSOLUTE 1 FROM c")
 
@@ -103,10 +105,10 @@ def refreshing(text: str) -> Case:
     return Case(
         text,
         before=(
-            "CREATE TABLE few AS SELECT * FROM pictures WHERE id < 4",
-            f"CREATE MATERIALIZED VIEW made AS {PREDICT.replace('pictures', 'few')}",
+            "CREATE TABLE few AS SELECT * FROM photos WHERE id < 4",
+            f"CREATE MATERIALIZED VIEW made AS {PREDICT.replace('photos', 'few')}",
             "CREATE UNIQUE INDEX ON made (id)",
-            "INSERT INTO few SELECT * FROM pictures WHERE id BETWEEN 4 AND 9",
+            "INSERT INTO few SELECT * FROM photos WHERE id BETWEEN 4 AND 9",
         ),
         after=("TABLE made ORDER BY 1",),
         undo=("DELETE FROM few WHERE id < 6",),
@@ -134,13 +136,13 @@ POSITIONS = (
             "from, every column, parameter within": Case(f"SELECT * FROM ({PREDICT} WHERE id < $1) t ORDER BY predicted, id"),
             "from, filtered by the prediction": Case(f"SELECT id FROM ({PREDICT}) t WHERE predicted = 'red' AND id < $1 ORDER BY id"),
             "from, grouped": Case(f"SELECT predicted, count(*) FROM ({PREDICT}) t WHERE id < $1 GROUP BY predicted ORDER BY 1"),
-            "join": Case(f"SELECT k.id, t.predicted FROM pictures k JOIN ({PREDICT}) t USING (id) WHERE k.id < $1 ORDER BY 1"),
-            "left join": Case(f"SELECT k.id, t.predicted FROM pictures k LEFT JOIN ({PREDICT} WHERE id < $1) t USING (id) ORDER BY 1"),
-            "join without alias": Case(f"SELECT id, predicted FROM ({PREDICT}) NATURAL JOIN pictures WHERE id < $1 ORDER BY 1"),
+            "join": Case(f"SELECT k.id, t.predicted FROM photos k JOIN ({PREDICT}) t USING (id) WHERE k.id < $1 ORDER BY 1"),
+            "left join": Case(f"SELECT k.id, t.predicted FROM photos k LEFT JOIN ({PREDICT} WHERE id < $1) t USING (id) ORDER BY 1"),
+            "join without alias": Case(f"SELECT id, predicted FROM ({PREDICT}) NATURAL JOIN photos WHERE id < $1 ORDER BY 1"),
             "join of two": Case(
                 f"SELECT a.id, b.predicted FROM ({PREDICT}) a JOIN ({PREDICT}) b ON a.id = b.id + 1 WHERE a.id < $1 ORDER BY 1"
             ),
-            "comma": Case(f"SELECT k.id, t.predicted FROM pictures k, ({PREDICT}) t WHERE k.id = t.id AND k.id < $1 ORDER BY 1"),
+            "comma": Case(f"SELECT k.id, t.predicted FROM photos k, ({PREDICT}) t WHERE k.id = t.id AND k.id < $1 ORDER BY 1"),
         },
     ),
     Position(
@@ -155,7 +157,7 @@ POSITIONS = (
             ),
             "nested cte": Case(f"WITH o AS (WITH p AS ({PREDICT}) SELECT * FROM p WHERE id < $1) SELECT id, predicted FROM o ORDER BY id"),
             "query of a cte": Case(
-                "WITH few AS (SELECT * FROM pictures WHERE id < $1), p AS (PREDICT USING colours AS SELECT id, image, label FROM few) "
+                "WITH few AS (SELECT * FROM photos WHERE id < $1), p AS (PREDICT USING colours AS SELECT id, image, label FROM few) "
                 "SELECT id, predicted FROM p ORDER BY id"
             ),
             "recursive cte": Case(
@@ -171,16 +173,16 @@ POSITIONS = (
         {
             "scalar": Case(f"SELECT (SELECT max(predicted) FROM ({PREDICT}) t WHERE id < $1) AS most"),
             "correlated": Case(
-                f"SELECT id, (SELECT predicted FROM ({PREDICT}) t WHERE t.id = k.id) FROM pictures k WHERE id < $1 ORDER BY 1"
+                f"SELECT id, (SELECT predicted FROM ({PREDICT}) t WHERE t.id = k.id) FROM photos k WHERE id < $1 ORDER BY 1"
             ),
-            "in": Case(f"SELECT id FROM pictures WHERE id IN (SELECT id FROM ({PREDICT}) WHERE predicted = 'red') AND id < $1 ORDER BY id"),
+            "in": Case(f"SELECT id FROM photos WHERE id IN (SELECT id FROM ({PREDICT}) WHERE predicted = 'red') AND id < $1 ORDER BY id"),
             "not in": Case(f"SELECT id FROM stored WHERE (id, image, label, predicted) NOT IN ({PREDICT} WHERE id < $1) ORDER BY id"),
             "exists": Case(
-                f"SELECT id FROM pictures k WHERE EXISTS (SELECT FROM ({PREDICT}) t WHERE t.id = k.id AND predicted = 'red') "
+                f"SELECT id FROM photos k WHERE EXISTS (SELECT FROM ({PREDICT}) t WHERE t.id = k.id AND predicted = 'red') "
                 "AND id < $1 ORDER BY id"
             ),
             "array": Case(f"SELECT ARRAY(SELECT predicted FROM ({PREDICT}) t WHERE id < $1 ORDER BY id)"),
-            "any": Case(f"SELECT id FROM pictures WHERE id < $1 AND label = ANY (SELECT predicted FROM ({PREDICT}) t) ORDER BY id"),
+            "any": Case(f"SELECT id FROM photos WHERE id < $1 AND label = ANY (SELECT predicted FROM ({PREDICT}) t) ORDER BY id"),
         },
     ),
     Position(
@@ -192,11 +194,11 @@ POSITIONS = (
             "cut behind its parentheses": Case(f"({PREDICT} WHERE id < $1 ORDER BY id) OFFSET 1 LIMIT 3"),
             "ordered and cut within others": Case(f"SELECT id, predicted FROM (({PREDICT}) ORDER BY id LIMIT $1) t ORDER BY predicted, id"),
             "union": Case(f"SELECT 99 AS id, 'i' AS image, 'l' AS label, 'p' AS predicted UNION ({PREDICT} WHERE id < $1) ORDER BY id"),
-            "union all of two": Case(f"({PREDICT} WHERE id < $1) UNION ALL ({PREDICT} WHERE id > 20) ORDER BY 1"),
+            "union all of two": Case(f"({PREDICT} WHERE id < $1) UNION ALL ({PREDICT} WHERE id > 9) ORDER BY 1"),
             "except": Case(f"({PREDICT} WHERE id < $1) EXCEPT SELECT * FROM stored WHERE predicted = 'red' ORDER BY 1"),
             "intersect": Case(f"SELECT * FROM stored WHERE predicted = 'red' INTERSECT ({PREDICT} WHERE id < $1) ORDER BY 1"),
             "of selects": Case(
-                f"SELECT id, label FROM pictures WHERE id < $1 EXCEPT ALL SELECT id, predicted FROM ({PREDICT}) t WHERE id > 2 ORDER BY 1"
+                f"SELECT id, label FROM photos WHERE id < $1 EXCEPT ALL SELECT id, predicted FROM ({PREDICT}) t WHERE id > 2 ORDER BY 1"
             ),
         },
     ),
@@ -283,7 +285,7 @@ POSITIONS = (
             "merge": of_made(
                 f"MERGE INTO made USING ({PREDICT} WHERE id < $1) p ON made.id = p.id WHEN MATCHED AND p.predicted = 'red' THEN DELETE "
                 "WHEN MATCHED THEN UPDATE SET predicted = p.predicted WHEN NOT MATCHED THEN INSERT VALUES (p.id, p.predicted)",
-                "CREATE TABLE made AS SELECT id, ''::text AS predicted FROM pictures WHERE id > 4",
+                "CREATE TABLE made AS SELECT id, ''::text AS predicted FROM photos WHERE id > 4",
             ),
         },
     ),
@@ -322,7 +324,7 @@ POSITIONS = (
         },
     ),
     Position(
-        "`FROM (LIST MODEL)`, and wherever a query has its parentheses",
+        "`FROM (LIST MODEL)`, `FROM (DESCRIBE MODEL m)`, and wherever a query has its parentheses",
         "`SELECT name FROM (LIST MODEL)`",
         (YES, YES, YES),
         {
@@ -333,9 +335,11 @@ POSITIONS = (
             ),
             "models in order": Case("(LIST MODEL) ORDER BY last_updated_utc DESC LIMIT $1"),
             "models in a subquery": Case(
-                "SELECT id FROM pictures WHERE 'colours' IN (SELECT name FROM (LIST MODEL)) AND id < $1 ORDER BY id"
+                "SELECT id FROM photos WHERE 'colours' IN (SELECT name FROM (LIST MODEL)) AND id < $1 ORDER BY id"
             ),
             "models in a set operation": Case(f"(LIST MODEL) EXCEPT {MODELS} WHERE length(name) > $1"),
+            "a model": Case("SELECT value FROM (DESCRIBE MODEL colours) WHERE property = 'classes' AND length(value) > $1"),
+            "a model in a cte": Case("WITH d AS (DESCRIBE MODEL colours) SELECT * FROM d WHERE length(property) < $1 ORDER BY property"),
             "models in a new table": making("CREATE TABLE made AS SELECT name FROM (LIST MODEL) WHERE length(name) < $1"),
         },
     ),
@@ -344,10 +348,9 @@ POSITIONS = (
         "`FROM t, LATERAL (PREDICT …)`",
         (REFUSED, REFUSED, REFUSED),
         {
-            "lateral": Case("SELECT * FROM pictures k, LATERAL (PREDICT USING colours AS SELECT k.image) t WHERE k.id < $1"),
+            "lateral": Case("SELECT * FROM photos k, LATERAL (PREDICT USING colours AS SELECT k.image) t WHERE k.id < $1"),
             "lateral join": Case(
-                "SELECT * FROM pictures k LEFT JOIN LATERAL (PREDICT USING colours AS TABLE pictures WHERE id = k.id) t ON true "
-                "WHERE k.id < $1"
+                "SELECT * FROM photos k LEFT JOIN LATERAL (PREDICT USING colours AS TABLE photos WHERE id = k.id) t ON true WHERE k.id < $1"
             ),
         },
     ),
@@ -405,9 +408,9 @@ POSITIONS = (
             "create view of a select": viewing(f"CREATE OR REPLACE VIEW made AS SELECT id, predicted FROM ({PREDICT}) t WHERE id < 9"),
             "create view of a cte": viewing(f"CREATE VIEW made AS WITH p AS ({PREDICT}) SELECT predicted, id FROM p"),
             "view": of_view("SELECT * FROM made WHERE id < $1 ORDER BY id"),
-            "view, joined": of_view("SELECT k.id, v.predicted FROM pictures k JOIN made v USING (id) WHERE k.id < $1 ORDER BY 1"),
+            "view, joined": of_view("SELECT k.id, v.predicted FROM photos k JOIN made v USING (id) WHERE k.id < $1 ORDER BY 1"),
             "view, beside a predict": of_view(f"SELECT id, p.predicted FROM made v JOIN ({PREDICT}) p USING (id) WHERE id < $1 ORDER BY 1"),
-            "view, in a subquery": of_view("SELECT id FROM pictures WHERE id IN (SELECT id FROM made WHERE predicted = 'red') AND id < $1"),
+            "view, in a subquery": of_view("SELECT id FROM photos WHERE id IN (SELECT id FROM made WHERE predicted = 'red') AND id < $1"),
             "view of a view": of_view("SELECT n, predicted FROM counted WHERE n > $1 ORDER BY 1, 2"),
             "view, into a table": of_view(
                 "CREATE TABLE kept AS SELECT * FROM made WHERE id < $1", "TABLE kept ORDER BY id", "DROP TABLE kept"

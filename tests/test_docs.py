@@ -1,4 +1,4 @@
-"""The docs agree with the code: settings, errors, architectures, commands, make targets and links.
+"""The docs agree with the code: settings, errors, architectures, positions, commands, make targets and links.
 
 Tables between `<!-- table: NAME -->` and `<!-- end -->` are made from the code; `make docs` writes them anew.
 """
@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
+from tests.positions import POSITIONS
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
@@ -85,12 +86,22 @@ def architectures_table() -> str:
     return table(("name", "pretrained weights are looked for as"), rows)
 
 
+def positions_table() -> str:
+    head = ("position", "example", "simple", "extended", "prepared, with parameters")
+    return table(head, [(position.title, position.example, *position.cells) for position in POSITIONS])
+
+
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"errors": errors_table, "settings": settings_table, "architectures": architectures_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "errors": errors_table,
+    "settings": settings_table,
+    "architectures": architectures_table,
+    "positions": positions_table,
+}
 
 
 def test_every_table_is_somewhere() -> None:

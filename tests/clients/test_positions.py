@@ -50,12 +50,13 @@ def can(client: str, mode: str, position: Position) -> bool:
 
 @pytest.fixture(scope="module")
 def stored(client_database: Database, predicted: Predicted) -> Iterator[None]:
-    """Table `stored`, with what a PREDICT by itself says."""
+    """Table `photos`, and table `stored` with what a PREDICT by itself says of them."""
     with psycopg.connect(client_database.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE stored (id int, image text, label text, predicted text)")
-        connection.cursor().executemany("INSERT INTO stored VALUES (%s, %s, %s, %s)", predicted)
+        connection.cursor().executemany("INSERT INTO stored VALUES (%s, %s, %s, %s)", predicted[:12])
+        connection.execute("CREATE TABLE photos AS SELECT id, image, label FROM stored")
         yield
-        connection.execute("DROP TABLE stored; DROP SCHEMA IF EXISTS cell CASCADE")
+        connection.execute("DROP TABLE photos, stored; DROP SCHEMA IF EXISTS cell CASCADE")
 
 
 @pytest.fixture(scope="session")

@@ -447,6 +447,7 @@ ERRORS: list[tuple[str, str, str | None, str, str | None]] = [
     ("CREATE TABLE stored AS PREDICT USING colours AS TABLE pictures", "42P07", None, "already exists", None),
     ("INSERT INTO kept (id) PREDICT USING colours AS TABLE pictures", "42601", None, "more expressions", None),
     ("SELECT * FROM (SEARCH IMAGE USING colours AS TABLE pictures) t", "0A000", "SEARCH", "not supported yet", None),
+    ("DO $$ BEGIN PERFORM predicted FROM (PREDICT USING colours AS TABLE pictures) t; END $$", "42601", None, "syntax error", None),
     ("CREATE RULE r AS ON DELETE TO kept DO PREDICT USING colours AS TABLE pictures", "0A000", "PREDICT", "CREATE RULE", "CREATE TABLE"),
 ]  # fmt: skip
 
