@@ -14,34 +14,33 @@ cdef inline unsigned char _upper(unsigned char c):
 cdef class SearchedMarks(Marks):
     """`Marks`, by first byte."""
 
+    cdef unsigned char _begins[256]
     cdef list _by_first
 
     def __init__(self, tuple words):
         Marks.__init__(self, words)
-        self._by_first = _grouped(words)
+        self._sort()
 
     cpdef change(self, tuple words):
         Marks.change(self, words)
-        self._by_first = _grouped(words)
+        self._sort()
 
     cpdef bint found(self, bytes data, Py_ssize_t start, Py_ssize_t end) except -1:
         cdef const unsigned char *text = <const unsigned char *>PyBytes_AS_STRING(data)
-        cdef list by_first = self._by_first
         cdef Py_ssize_t at
         for at in range(start, end):
-            words = by_first[text[at]]
-            if words is not None and _one_stands_at(<tuple>words, text + at, end - at):
+            if self._begins[text[at]] and _one_stands_at(<tuple>self._by_first[text[at]], text + at, end - at):
                 return True
         return False
 
-
-cdef list _grouped(tuple words):
-    cdef list found = [None] * 256
-    cdef bytes word
-    for word in words:
-        for first in {word[0], word[:1].lower()[0]}:
-            found[first] = (*(found[first] or ()), word)
-    return found
+    cdef _sort(self):
+        cdef bytes word
+        self._by_first = [()] * 256
+        for word in self.words:
+            for first in {word[0], word[:1].lower()[0]}:
+                self._by_first[first] = (*self._by_first[first], word)
+        for first in range(256):
+            self._begins[first] = len(self._by_first[first]) > 0
 
 
 cdef bint _one_stands_at(tuple words, const unsigned char *text, Py_ssize_t size):
