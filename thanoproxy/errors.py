@@ -204,6 +204,12 @@ class UndefinedColumn(ThanoError):
     sqlstate = "42703"
 
 
+class InvalidDefinition(ThanoError):
+    """42P17: a view calls a function of schema thanosql in a way that no statement of ours makes."""
+
+    sqlstate = "42P17"
+
+
 class UndefinedParameter(ThanoError):
     """42P02: a parameter where nobody can have given it a value, in a simple Query."""
 

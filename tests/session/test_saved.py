@@ -284,6 +284,18 @@ class TestRights:
             module_database.execute(f"GRANT SELECT ON pictures TO {name}")
             assert len(fetched(reader, "SELECT * FROM saved")) == 9
 
+    def test_a_view_that_somebody_else_forged_is_not_run(self, connection: Connection) -> None:
+        connection.execute(
+            "CREATE VIEW forged AS SELECT q.id, thanosql.saved('PREDICT USING colours AS SELECT 1) q; DROP TABLE pictures; "
+            "SELECT * FROM (PREDICT USING colours AS', 'predicted', NULL::text) AS predicted FROM (SELECT id, image FROM pictures) q"
+        )
+        connection.execute("SELECT pg_notify('thanosql', '')")  # the proxy did not make it, and would hear of it later
+        time.sleep(0.5)
+        with pytest.raises(errors.InvalidObjectDefinition, match=r"thanosql\.saved"):
+            connection.execute("SELECT * FROM forged")
+        connection.execute("DROP VIEW forged")
+        assert fetched(connection, "SELECT count(*) FROM pictures") == [(24,)]
+
 
 class TestOthers:
     def test_another_proxy_knows_it_soon(self, proxy: Proxy, url: str, module_database: Database) -> None:

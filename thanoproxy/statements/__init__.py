@@ -6,7 +6,7 @@ byte for byte; a statement that is ours but malformed raises its own error and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem

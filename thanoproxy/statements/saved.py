@@ -24,9 +24,11 @@ import pglast
 from pglast import ast
 
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import FeatureNotSupported, InternalError, SyntaxProblem
+from thanoproxy.errors import FeatureNotSupported, InvalidDefinition, SyntaxProblem
+from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.source import Source
-from thanoproxy.sql.tokens import Token, identifier, tokenize
+from thanoproxy.sql.tokens import Token, identifier, split_statements, tokenize
+from thanoproxy.statements.nested import INSIDE
 from thanoproxy.statements.render import filled, inner_span, quoted, rewritten
 from thanoproxy.statements.shapes import Added, Decorate, Hole, Nested, Rewrite, Save, Summarise
 from thanoproxy.wire.values import SQL_NAMES
@@ -35,10 +37,15 @@ __all__ = ["head", "in_dialect", "kept", "save", "saved", "stub"]
 
 _OPTION = "security_invoker"
 _FUNCTIONS = ("saved", "predicted")
+_QUERY = "SELECT NULL"
 
 
 def in_dialect(definition: str) -> str:
-    """What `pg_get_viewdef` gives, with the PREDICTs that were written."""
+    """What `pg_get_viewdef` gives, with the PREDICTs that were written.
+
+    Raises `InvalidDefinition`: anybody can write a view that calls `thanosql.saved` with anything, which would become part of the
+    statement of whoever reads the view.
+    """
     definition = definition.strip().removesuffix(";")
     tokens = tokenize(definition)
     calls = _calls(definition)
@@ -46,15 +53,32 @@ def in_dialect(definition: str) -> str:
         return definition  # it reads other views
     places = [i for i in range(len(tokens) - 3) if _is_call(tokens, i)]
     if len(calls) != len(places):
-        raise InternalError("the definition of a view with predictions cannot be read")
+        raise InvalidDefinition("the definition of a view with predictions cannot be read")
     edits: dict[tuple[int, int], str] = {}
     for (head, name), i in zip(calls, places, strict=True):
+        _check_head(head)
         end = _closing(tokens, i + 3)
         query = _from_query(tokens, end)
         alias = tokens[_closing(tokens, query) + 1]
         edits[tokens[i].start, tokens[end].end] = f"{definition[alias.start : alias.end]}.{quoted(name)}"
         edits[tokens[query].end, tokens[query].end] = f"{head} "
     return _plain(definition, calls) or _edited(definition, edits)
+
+
+def _check_head(head: str) -> None:
+    """It must be all of a statement but its query, and nothing else."""
+    text = f"{head} {_QUERY}"
+    try:
+        (statement,) = split_statements(tokenize(text))
+        statement.check_closed()
+        cursor = Cursor(text, statement)
+        cursor.at = 1
+        first, second = statement.words(2)
+        shape = INSIDE[first, second](cursor)
+    except (SyntaxProblem, ValueError, KeyError):
+        raise InvalidDefinition("a view calls thanosql.saved with what is no statement", detail=head) from None
+    if isinstance(shape, Rewrite) or shape.inner.text != _QUERY:
+        raise InvalidDefinition("a view calls thanosql.saved with more than a statement", detail=head)
 
 
 def _is_call(tokens: Sequence[Token], i: int) -> bool:
@@ -75,10 +99,16 @@ def _calls(definition: str) -> list[tuple[str, str]]:
     found = []
     for node in _walk(pglast.parse_sql(definition)[0].stmt):
         if isinstance(node, ast.FuncCall) and _is_ours([part.sval for part in node.funcname or ()]):
-            constants: list[Any] = [argument.arg if isinstance(argument, ast.TypeCast) else argument for argument in node.args or ()]
-            head, name = constants[:2]
-            found.append((node.location, head.val.sval, name.val.sval))
+            constants = [argument.arg if isinstance(argument, ast.TypeCast) else argument for argument in (node.args or ())[:2]]
+            head, name = (_text(constant) for constant in constants)
+            found.append((node.location, head, name))
     return [(head, name) for _, head, name in sorted(found)]
+
+
+def _text(constant: Any) -> str:
+    if isinstance(constant, ast.A_Const) and isinstance(constant.val, ast.String):
+        return str(constant.val.sval)
+    raise InvalidDefinition("a view calls thanosql.saved with what is no statement")
 
 
 def _is_ours(name: Sequence[str]) -> bool:
@@ -120,7 +150,7 @@ def _closing(tokens: Sequence[Token], i: int) -> int:
         depth += (tokens[j].text == "(") - (tokens[j].text == ")")
         if depth == 0:
             return j
-    raise InternalError("the definition of a view with predictions cannot be read")
+    raise InvalidDefinition("the definition of a view with predictions cannot be read")
 
 
 def _from_query(tokens: Sequence[Token], i: int) -> int:
@@ -128,9 +158,9 @@ def _from_query(tokens: Sequence[Token], i: int) -> int:
     depth = 0
     for j in range(i + 1, len(tokens) - 1):
         depth += (tokens[j].text == "(") - (tokens[j].text == ")")
-        if depth == 0 and tokens[j].word == "FROM":
+        if depth == 0 and tokens[j].word == "FROM" and tokens[j + 1].text == "(":
             return j + 1
-    raise InternalError("the definition of a view with predictions cannot be read")
+    raise InvalidDefinition("the definition of a view with predictions cannot be read")
 
 
 def _walk(node: Any) -> Iterator[Any]:
