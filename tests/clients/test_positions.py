@@ -18,24 +18,27 @@ import psycopg
 import pytest
 
 from tests.clients.cells import in_asyncpg, in_jdbc, in_psql, in_psycopg
-from tests.clients.cells.script import Scripts, Seen, error, script
+from tests.clients.cells.script import Scripts, Seen, Step, error, script
 from tests.clients.java import compiled
 from tests.clients.pictures import Predicted
 from tests.databases import Database
-from tests.positions import MODES, POSITIONS, REFUSED, YES, Case, Position
+from tests.positions import MODES, POSITIONS, REFUSED, YES, Case
 
 CLIENTS = ("psql", "asyncpg", "psycopg", "jdbc")
 CASES = {name: (position, case) for position in POSITIONS for name, case in position.cases.items()}
 
 CANNOT = {
-    # (client, part of the row's title): the modes it has no way to send such a statement in
-    ("asyncpg", "COPY"): ("extended", "prepared"),
-    ("psycopg", "COPY"): ("extended", "prepared"),
-    ("jdbc", "COPY"): ("extended", "prepared"),
-    # Its Parse is of one statement each, also where they came in a string.
-    ("jdbc", "EXECUTE"): ("extended",),
+    # (client, beginning of the cases' names): the modes it has no way to send such a statement in
+    ("asyncpg", "copy"): ("extended", "prepared"),  # drivers have a method of their own for COPY, and that sends a simple Query
+    ("psycopg", "copy"): ("extended", "prepared"),
+    ("jdbc", "copy"): ("extended", "prepared"),
+    ("jdbc", "execute"): ("extended",),  # there the PREPARE before it is in the extended protocol, too, and so refused
 }
-"""Drivers have a method of their own for COPY, and that sends a simple Query."""
+LOGGED = {"simple": r"statement: ", "extended": r"execute <unnamed>: ", "prepared": r"execute \w+: "}
+"""What the server's log has before a statement of each mode."""
+
+Client = tuple[str, str, Callable[[str, Scripts], Seen]]
+"""A client, a mode, and what plays scripts so at a URL."""
 
 
 class Played(NamedTuple):
@@ -44,8 +47,8 @@ class Played(NamedTuple):
     expected: Seen
 
 
-def can(client: str, mode: str, position: Position) -> bool:
-    return not any(client == one and part in position.title and mode in modes for (one, part), modes in CANNOT.items())
+def can(client: str, mode: str, name: str) -> bool:
+    return not any(client == one and name.startswith(start) and mode in modes for (one, start), modes in CANNOT.items())
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +68,31 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=product(CLIENTS, MODES), ids="-".join)
-def played(request: pytest.FixtureRequest, url: str, client_database: Database, stored: None) -> Played:
+def client(request: pytest.FixtureRequest) -> Client:
+    name, mode = request.param
+    if name == "jdbc":
+        return name, mode, partial(in_jdbc.play, mode=mode, classes=request.getfixturevalue("classes"))
+    return name, mode, {"psql": in_psql.play, "asyncpg": in_asyncpg.play, "psycopg": in_psycopg.play}[name]
+
+
+@pytest.fixture(scope="module")
+def played(client: Client, url: str, client_database: Database, stored: None) -> Played:
     """What a client sees in a mode: of all cases through the proxy, and of all their twins without it."""
-    client, mode = request.param
-    play: Callable[[str, Scripts], Seen] = {"psql": in_psql, "asyncpg": in_asyncpg, "psycopg": in_psycopg, "jdbc": in_jdbc}[client].play
-    if client == "jdbc":
-        play = partial(in_jdbc.play, mode=mode, classes=request.getfixturevalue("classes"))
-    able = {name: pair for name, pair in CASES.items() if can(client, mode, pair[0])}
-    ours = play(url, {name: script(*pair, mode) for name, pair in able.items()})
-    return Played(mode, ours, play(client_database.url, {name: script(*pair, mode, stored=True) for name, pair in able.items()}))
+    name, mode, play = client
+    able = {case: pair for case, pair in CASES.items() if can(name, mode, case)}
+    ours = play(url, {case: script(*pair, mode) for case, pair in able.items()})
+    return Played(mode, ours, play(client_database.url, {case: script(*pair, mode, stored=True) for case, pair in able.items()}))
+
+
+def test_clients_speak_as_the_mode_says(client: Client, client_database: Database) -> None:
+    name, mode, play = client
+    client_database.execute(f"ALTER DATABASE {client_database.name} SET log_statement TO 'all'")
+    mark = f"{name} in mode {mode}"
+    bound = [] if mode == "simple" else [Step(mode, f"SELECT '{mark}', $1::int", (value,)) for value in (8, 3)]
+    play(client_database.url, {"one": [Step(mode, f"SELECT '{mark}'"), *bound]})
+    client_database.execute(f"ALTER DATABASE {client_database.name} RESET log_statement")
+    log = client_database.postgres.log_file.read_text(encoding="utf-8")
+    assert len(re.findall(rf"LOG:  {LOGGED[mode]}SELECT '{mark}'", log)) == len(re.findall(rf"LOG: .*{mark}", log)) == 1 + len(bound)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -99,7 +118,6 @@ def shown(case: Case, lines: list[str]) -> list[str]:
 
 def test_every_cell_has_cases_and_each_is_run() -> None:
     assert len(CASES) == sum(len(position.cases) for position in POSITIONS), "names are used once"
-    for position in POSITIONS:
-        assert position.cases
-        assert all(can(client, "simple", position) for client in CLIENTS)
-        assert all(can("psql", mode, position) for mode in MODES)
+    assert all(position.cases for position in POSITIONS)
+    assert all(can(client, "simple", name) for client in CLIENTS for name in CASES)
+    assert all(can("psql", mode, name) for mode in MODES for name in CASES)

@@ -59,6 +59,6 @@ async def _copied(connection: asyncpg.Connection[Any], match: re.Match[str]) -> 
     async def keep(part: bytes) -> None:
         parts.append(str(part))
 
-    options = {"format": match["format"], "header": match["header"] is not None or None}
+    options: dict[str, Any] = {"format": match["format"], "header": match["header"] is not None or None}
     tag = await connection.copy_from_query(match["query"], output=keep, **options)
     return [*parts, tag]

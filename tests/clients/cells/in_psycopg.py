@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 
@@ -19,7 +19,7 @@ def play(url: str, scripts: Scripts) -> Seen:
 
 
 def _lines(connection: Connection, step: Step) -> list[str]:
-    text = cast(LiteralString, step.spelled("%s"))
+    text = step.spelled("%s")
     try:
         if text.startswith("COPY"):
             return _copied(connection, text)
@@ -28,7 +28,7 @@ def _lines(connection: Connection, step: Step) -> list[str]:
         return [error(problem.sqlstate)]
 
 
-def _executed(connection: Connection, step: Step, text: LiteralString) -> psycopg.Cursor[tuple[Any, ...]]:
+def _executed(connection: Connection, step: Step, text: str) -> psycopg.Cursor[tuple[Any, ...]]:
     if step.way in ("aside", "simple"):
         return psycopg.ClientCursor(connection).execute(text)
     if step.way == "extended":
@@ -47,7 +47,7 @@ def _results(cursor: psycopg.Cursor[tuple[Any, ...]]) -> list[str]:
             return lines
 
 
-def _copied(connection: Connection, text: LiteralString) -> list[str]:
+def _copied(connection: Connection, text: str) -> list[str]:
     with connection.cursor() as cursor:
         with cursor.copy(text) as copy:
             parts = [str(bytes(part)) for part in copy]
