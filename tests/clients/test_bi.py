@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,8 +19,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.clients.conftest import run_client
+from tests.clients.java import compiled, run_java
 from tests.clients.pictures import PREDICT
-from tests.clients.test_jdbc import JAR
 from tests.clients.test_odbc import DRIVER
 from tests.clients.wrappings import (
     DBEAVER,
@@ -102,17 +100,8 @@ class TestSuperset:
 
 
 @pytest.fixture(scope="module")
-def java(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs `Wrapped.java`."""
-    if not JAR.exists():
-        pytest.skip("pgjdbc is not installed (Debian: libpostgresql-jdbc-java)")
-    if shutil.which("javac") is None:
-        pytest.skip("there is no JDK")
-    folder = tmp_path_factory.mktemp("classes")
-    done = run_client(["javac", "-encoding", "UTF-8", "-cp", str(JAR), "-d", str(folder), str(Path(__file__).with_name("Wrapped.java"))])
-    assert done.returncode == 0, done.stderr
-    light = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8"]
-    return ["java", *light, "-cp", f"{folder}{os.pathsep}{JAR}", "Wrapped"]
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(Path(__file__).with_name("Wrapped.java"), tmp_path_factory.mktemp("classes"))
 
 
 JDBC: dict[str, tuple[Wrappings, tuple[str, str, str, str]]] = {
@@ -129,15 +118,11 @@ JDBC: dict[str, tuple[Wrappings, tuple[str, str, str, str]]] = {
 
 
 @pytest.mark.parametrize("tool", JDBC)
-def test_jdbc(java: list[str], url: str, tool: str) -> None:
+def test_jdbc(classes: Path, url: str, tool: str) -> None:
     wrappings, settings = JDBC[tool]
-    parts = conninfo_to_dict(url)
-    address = f"jdbc:postgresql://{parts['host']}:{parts['port']}/{parts['dbname']}"
 
     def program(statements: Sequence[str]) -> list[Any]:
-        done = run_client([*java, address, str(parts["user"]), str(parts["password"]), *settings], stdin="\0".join(statements))
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        return run_java(classes, "Wrapped", url, *settings, stdin="\0".join(statements)).splitlines()
 
     told_alike(program, wrappings)
 
