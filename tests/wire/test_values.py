@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.databases import Database
 from thanoproxy.errors import WrongType
 from thanoproxy.wire.messages import data_row, read_data_row
-from thanoproxy.wire.values import FLOAT8, INT4, TEXT, TEXT_ARRAY, append_fields, bytea, encode_value, field_at
+from thanoproxy.wire.values import FLOAT8, INT4, TEXT, TEXT_ARRAY, append_fields, bytea, encode_value, field_at, float8_array, jsonb
 
 FIELDS = st.lists(st.none() | st.binary(max_size=30), max_size=20)
 
@@ -54,3 +56,14 @@ def test_encode_value(value: object, oid: int, text: bytes | None, binary: bytes
     assert encode_value(value, oid, 0, "utf-8") == text
     if oid != TEXT_ARRAY:
         assert encode_value(value, oid, 1, "utf-8") == binary
+
+
+@pytest.mark.parametrize("format_", [0, 1])
+def test_arrays_and_jsonb_are_what_postgresql_sends(empty_database: Database, format_: int) -> None:
+    values = [0.0, 1.0, 0.5, 1e-05, 1.234e-30, 0.9234567284584045]
+    with psycopg.connect(empty_database.url) as connection:
+        cursor = connection.cursor(binary=format_ == 1)
+        cursor.execute("SELECT %s::float8[], '{}'::float8[], '{\"a\": 0.5, \"bb\": 1}'::jsonb", [values])
+        assert cursor.pgresult is not None
+        theirs = [cursor.pgresult.get_value(0, column) for column in range(3)]
+    assert theirs == [float8_array(values, format_), float8_array([], format_), jsonb(b'{"a": 0.5, "bb": 1}', format_)]

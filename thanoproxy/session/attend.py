@@ -405,6 +405,8 @@ class Attendant:
 
     async def execute_ours(self, shape: Shape, name: bytes, limit: int, portal: PortalOfOurs) -> None:
         if isinstance(shape, Decorate):
+            if limit:
+                shape.must_keep_rows("a row limit")
             if portal.decoration is None:
                 portal.decoration = await open_decoration(self.exchange, self.services, shape, portal.inner)
                 portal.decoration.formats = portal.added_formats

@@ -35,6 +35,8 @@ class Columns:
     def take(self, row: bytes, reply: jobs.Predicted, index: int) -> bytes:
         """A row in text format and its predictions.  Raises `ProgramLimitExceeded`."""
         added = self._decoration.fields(reply, index)
+        if added is None:
+            return b""
         self._size += len(row) + sum(len(field) for field in added if field is not None)
         if self._size > LIMIT:
             raise ProgramLimitExceeded(

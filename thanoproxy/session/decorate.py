@@ -15,11 +15,12 @@ from uuid import uuid4
 
 from thanoproxy.session.link import Link
 from thanoproxy.statements.shapes import Applied, Decoration
+from thanoproxy.wire import messages
 from thanoproxy.wire.values import append_fields, field_at
 from thanoproxy.workers import jobs
 from thanoproxy.workers.pool import Pool
 
-__all__ = ["Emit", "RowStream", "appended"]
+__all__ = ["Emit", "RowStream", "appended", "completion", "warn"]
 
 _FIRST_BATCH, _LARGEST_BATCH = 8, 64
 _BATCH_BYTES = 32 << 20
@@ -34,7 +35,27 @@ Emit = Callable[[bytes, jobs.Predicted, int], bytes]
 
 def appended(decoration: Decoration) -> Emit:
     """The row with the added fields, as the client gets it."""
-    return lambda row, reply, index: append_fields(row, decoration.fields(reply, index))
+
+    def emit(row: bytes, reply: jobs.Predicted, index: int) -> bytes:
+        fields = decoration.fields(reply, index)
+        return b"" if fields is None else append_fields(row, fields)
+
+    return emit
+
+
+def completion(decoration: Decoration, tag: bytes) -> bytes:
+    """The server's completion, counting the rows that the client got."""
+    word, _, count = tag.partition(b" ")
+    if decoration.left_out and word == b"SELECT":
+        tag = b"SELECT %d" % (int(count) - decoration.left_out)
+    return messages.command_complete(tag)
+
+
+def warn(decoration: Decoration, client: Link, codec: str) -> None:
+    """Behind the last row: tell what was wrong with some of them."""
+    text = decoration.warning()
+    if text is not None:
+        client.write(messages.notice(text, severity="WARNING", sqlstate="01000", encoding=codec))
 
 
 class Reader(Protocol):

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, ThanoError
 from thanoproxy.session.collect import TrainingRun
-from thanoproxy.session.decorate import RowStream, appended
+from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.services import Services
 from thanoproxy.session.summarise import answer_fields, summary_stream
@@ -60,10 +60,14 @@ async def open_decoration(exchange: Exchange, services: Services, shape: Decorat
 
 
 async def decorate(exchange: Exchange, services: Services, decoration: Decoration, portal: bytes, limit: int, stop: Stop) -> None:
-    """Execute `portal` and write its rows, decorated, and the server's own completion to the client."""
+    """Execute `portal` and write its rows, decorated, and how it ended to the client."""
     stream = RowStream(decoration, services.pool, exchange.upstream, exchange.client, appended(decoration))
     kind, body = await pump(exchange, stream, portal, limit, stop)
-    exchange.client.write(messages.message(bytes((kind,)), body))
+    if kind != ord("C"):
+        exchange.client.write(messages.message(bytes((kind,)), body))
+        return
+    warn(decoration, exchange.client, exchange.codec)
+    exchange.client.write(completion(decoration, body[:-1]))
 
 
 async def summarise(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from thanoproxy.errors import ThanoError
-from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.decorate import RowStream, warn
 from thanoproxy.session.execute import TIMEOUT
 from thanoproxy.session.sheet import Sheet, answer_table, copy_from, copy_row, prediction_rows, predictions_table
 from thanoproxy.session.steps import Kept, Step
@@ -17,7 +17,7 @@ from thanoproxy.session.summarise import answer_fields, summary_stream
 from thanoproxy.session.works import RowsWork
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import kept_answer, predicted
-from thanoproxy.statements.shapes import Decorate, Summarise, Summary
+from thanoproxy.statements.shapes import Decorate, Decoration, Summarise, Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 
@@ -80,6 +80,7 @@ class DecorateHole(HoleWork):
         self.tables = (self.table, f"{self.table}_p")
         self.place = predicted(self.table, shape.added)
         self._kept = [Kept(run.exchange.codec), Kept(run.exchange.codec)]
+        self._decoration: Decoration | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -98,10 +99,16 @@ class DecorateHole(HoleWork):
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         codec = self.exchange.codec
         self.shape.columns(columns[1:], codec)
-        decoration = self.decorate.open(self.found, columns[1:], codec, self.services.seal)
+        decoration = self._decoration = self.decorate.open(self.found, columns[1:], codec, self.services.seal)
         decoration.image_column += 1
         self.sheet = Sheet(self.services.spool)
         return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self.sheet, prediction_rows(decoration)))
+
+    async def work(self) -> bytes | None:
+        await super().work()
+        assert self._decoration is not None, "begun with the columns"
+        warn(self._decoration, self.exchange.client, self.exchange.codec)
+        return None
 
 
 class SummariseHole(HoleWork):

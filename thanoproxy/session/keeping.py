@@ -118,6 +118,7 @@ async def _part(attendant: Attendant, hole: Hole, shape: Decorate, query: Source
     if columns is None:
         raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
     shape.columns(columns, exchange.codec)
+    shape.must_keep_rows("a materialized view")
     found = await exchange.ask(shape.lookup())
     decoration = shape.open(found[0] if found else None, columns, exchange.codec, attendant.services.seal)
     image = columns[decoration.image_column]

@@ -16,11 +16,12 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.session.columns import Columns, type_names, unnested
-from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.decorate import RowStream, warn
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.summarise import summary_stream
 from thanoproxy.session.tables import Tables
@@ -143,6 +144,8 @@ class _Materialisation:
         found = await exchange.ask(shape.lookup())
         decoration = shape.open(found[0] if found else None, columns, exchange.codec, self.attendant.services.seal)
         title = decoration.title
+        if shape.skips:
+            need = replace(need, predictions=True, order=None, limit=None)  # which rows there are, the images tell
         query = narrowed(query, need, names)
         if not need.predictions:
             self.lines.append(f"{title}: never executed, nothing reads the predictions")
@@ -174,6 +177,7 @@ class _Materialisation:
         sheet = Columns(decoration, len(columns) + len(shape.added))
         stream = RowStream(decoration, self.attendant.services.pool, self.exchange.upstream, sheet, sheet.take)
         await self._tables.read(query.text, self.bound, stream)
+        warn(decoration, self.exchange.client, self.exchange.codec)
         first = len(self.bound.types) + 1
         self.bound = self.bound.extended(sheet.arrays())
         return unnested(first, [*names, *shape.names], [*types, *(SQL_NAMES[type_oid] for _, type_oid in shape.added)])

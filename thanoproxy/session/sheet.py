@@ -81,9 +81,11 @@ def prediction_rows(decoration: Decoration) -> Emit:
     decoration.formats = (1,)
 
     def written(row: bytes, reply: jobs.Predicted, index: int) -> bytes:
-        place = field_at(row, 0)
+        place, fields = field_at(row, 0), decoration.fields(reply, index)
         assert place is not None, "every row of a table has a place"
+        if fields is None:
+            return b""
         block, _, offset = place[1:-1].partition(b",")
-        return copy_row((_TID.pack(int(block), int(offset)), *decoration.fields(reply, index)))
+        return copy_row((_TID.pack(int(block), int(offset)), *fields))
 
     return written

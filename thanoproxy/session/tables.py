@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from thanoproxy.session.decorate import RowStream
+from thanoproxy.session.decorate import RowStream, warn
 from thanoproxy.session.exchange import Bound
 from thanoproxy.session.execute import pump
 from thanoproxy.session.sheet import Sheet, copy_from, prediction_rows, predictions_table
@@ -49,6 +49,7 @@ class Tables:
             stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_rows(decoration))
             await self.read(sql, Bound(), stream)
             await exchange.copy_in(copy_from(f"{table}_p"), sheet.parts())
+        warn(decoration, exchange.client, exchange.codec)
         return stream
 
     async def read(self, sql: str, bound: Bound, stream: RowStream) -> None:

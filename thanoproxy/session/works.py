@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import TrainingRun
-from thanoproxy.session.decorate import RowStream, appended
+from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
 from thanoproxy.session.summarise import answer_rows, summary_stream, write_answer
-from thanoproxy.statements.shapes import Collect, Decorate, Summarise, Summary
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
@@ -148,17 +148,20 @@ class DecorateWork(RowsWork):
     def __init__(self, run: Run, shape: Decorate) -> None:
         super().__init__(run, shape)
         self.decorate = shape
+        self._decoration: Decoration | None = None
 
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         codec = self.exchange.codec
-        decoration = self.decorate.open(self.found, columns, codec, self.services.seal)
+        decoration = self._decoration = self.decorate.open(self.found, columns, codec, self.services.seal)
         described = messages.row_description((*columns, *self.shape.columns(columns, codec)))
         self.exchange.client.write(described)
         return self.flow(RowStream(decoration, self.services.pool, self.exchange.upstream, self.exchange.client, appended(decoration)))
 
     async def work(self) -> bytes | None:
         await super().work()
-        self.exchange.client.write(self.inner.tag)
+        assert self._decoration is not None, "begun with the columns"
+        warn(self._decoration, self.exchange.client, self.exchange.codec)
+        self.exchange.client.write(completion(self._decoration, self.inner.tag[5:-1]))
         return None
 
 

@@ -7,15 +7,21 @@ from collections.abc import Sequence
 
 from thanoproxy.errors import UndefinedColumn, WrongType
 from thanoproxy.statements.options import Chosen
+from thanoproxy.statements.shapes import Added
 from thanoproxy.wire.messages import Column
-from thanoproxy.wire.values import BYTEA, TEXT_TYPES
+from thanoproxy.wire.values import BYTEA, SIZES, TEXT_TYPES
 
-__all__ = ["image_column", "label_column", "names"]
+__all__ = ["columns_of", "image_column", "label_column", "names"]
 
 
 def names(columns: Sequence[Column], codec: str) -> list[str]:
     """The columns' names as text."""
     return [column.name.decode(codec, "replace") for column in columns]
+
+
+def columns_of(made: Sequence[Added], codec: str) -> tuple[Column, ...]:
+    """Columns that we make, in text format."""
+    return tuple(Column(name.encode(codec, "replace"), type_oid, type_size=SIZES.get(type_oid, -1)) for name, type_oid in made)
 
 
 def image_column(columns: Sequence[Column], codec: str, options: Chosen) -> int:

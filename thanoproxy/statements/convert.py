@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.statements.shapes import Added, Decorate, Decoration, Seal
 from thanoproxy.statements.using import COLUMN_RULES as RULES
-from thanoproxy.statements.using import AddColumn, ModelAtWork, check_row, read_clauses
+from thanoproxy.statements.using import AddColumns, ColumnsAtWork, read_clauses
 from thanoproxy.wire.floats import float4_array
 from thanoproxy.wire.messages import Column, format_code
 from thanoproxy.wire.values import FLOAT4_ARRAY
@@ -15,7 +15,7 @@ from thanoproxy.workers import jobs
 
 __all__ = ["LATER", "RULES", "parse"]
 
-LATER = frozenset({"on_error", "cache"})
+LATER = frozenset({"cache"})
 
 
 def parse(cursor: Cursor) -> Decorate:
@@ -23,7 +23,7 @@ def parse(cursor: Cursor) -> Decorate:
     return Convert(*read_clauses(cursor, "CONVERT", RULES, LATER))
 
 
-class Convert(AddColumn):
+class Convert(AddColumns):
     """A CONVERT as written."""
 
     noun = "embedding"
@@ -33,7 +33,7 @@ class Convert(AddColumn):
         return Conversion(self, self.record(found, seal), inner, codec)
 
 
-class Conversion(ModelAtWork, Decoration):
+class Conversion(ColumnsAtWork):
     """Adds the features that the model's last layer sees."""
 
     verb = "Convert"
@@ -43,7 +43,6 @@ class Conversion(ModelAtWork, Decoration):
     def ready(self, classes: Sequence[str]) -> None:
         """Labels are of no use here."""
 
-    def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
-        check_row(reply, index)
+    def values(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
         features = reply.vectors[index]
         return (None if features is None else float4_array(features, format_code(self.formats, 0)),)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.errors import FeatureNotSupported, NullNotAllowed
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
-from thanoproxy.statements.columns import image_column, label_column
+from thanoproxy.statements.columns import columns_of, image_column, label_column
 from thanoproxy.statements.metrics import Tally
 from thanoproxy.statements.options import IMAGE_COLUMN, LABEL_COLUMN, Chosen, Rule
 from thanoproxy.statements.shapes import Added, Seal, Summarise, Summary
@@ -25,7 +25,6 @@ LATER = frozenset({"on_error", "cache"})
 _OVERALL = (Added("metric", TEXT), Added("score", FLOAT8))
 _PER_CLASS = (Added("class", TEXT), *_OVERALL)
 _MATRIX = (Added("label", TEXT), Added("predicted", TEXT), Added("count", INT8))
-_SIZES = {FLOAT8: 8, INT8: 8}
 
 
 def parse(cursor: Cursor) -> Summarise:
@@ -51,7 +50,7 @@ class Evaluate(Using, Summarise):
     def columns(self, inner: Sequence[Column], codec: str) -> tuple[Column, ...]:
         image_column(inner, codec, self.options)
         label_column(inner, codec, self.options)
-        return tuple(Column(name.encode(), type_oid, type_size=_SIZES.get(type_oid, -1)) for name, type_oid in self.answers)
+        return columns_of(self.answers, codec)
 
     def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Summary:
         return Evaluation(self, self.record(found, seal), inner, codec)

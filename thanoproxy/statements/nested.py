@@ -15,7 +15,7 @@ from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.tokens import Statement, Token
 from thanoproxy.statements import convert, describe_model, evaluate, list_models, predict
-from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite, Summarise
+from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite, Summarise, applying
 
 __all__ = ["BEHIND_ITEM", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
 
@@ -81,7 +81,12 @@ def nested(text: str, statement: Statement) -> Nested:
     statement.check_closed()
     holes = find_holes(text, statement.tokens, 0)
     reads = not any(token.word in _WRITES for token in statement.tokens)
-    return Nested(text[statement.start : statement.end], statement.start, holes, _explain(statement.tokens), reads)
+    found = Nested(text[statement.start : statement.end], statement.start, holes, _explain(statement.tokens), reads)
+    if found.outlives:
+        for shape in applying(found):
+            if isinstance(shape, Decorate):
+                shape.must_keep_rows("a cursor")
+    return found
 
 
 def _refuse_others(statement: Statement, hole: Token) -> None:

@@ -101,19 +101,32 @@ class Added(NamedTuple):
 
 
 class Decoration(Applied):
-    """Adds columns to rows, in the `formats` that Bind asks for (none is text for all)."""
+    """Adds columns to rows, in the `formats` that Bind asks for (none is text for all).  `left_out` counts the rows that it dropped."""
 
     formats: Sequence[int] = ()
+    left_out: int = 0
 
     @abstractmethod
-    def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
-        """The added fields of the batch's row `index`, in the client's encoding.  Raises the row's own failure."""
+    def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...] | None:
+        """The added fields of the batch's row `index`, in the client's encoding; None leaves the row out.  Raises the row's own failure."""
+
+    @abstractmethod
+    def warning(self) -> str | None:
+        """What the client should know of the rows so far, if anything."""
 
 
 class Decorate(ABC):
-    """A statement that adds columns to the rows of its inner query."""
+    """A statement that adds columns to the rows of its inner query; `skips` says that it may leave some of them out."""
 
     inner: InnerQuery
+
+    @property
+    @abstractmethod
+    def skips(self) -> bool: ...
+
+    @abstractmethod
+    def must_keep_rows(self, where: str) -> None:
+        """Raises `FeatureNotSupported` if it `skips`: `where` counts on a row for each one of the query."""
 
     @property
     @abstractmethod

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
-from thanoproxy.errors import DuplicateColumn, ThanoError, UndefinedObject
+from thanoproxy.errors import DuplicateColumn, FeatureNotSupported, InternalError, ThanoError, UndefinedObject, WorkerFailure
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
-from thanoproxy.statements.columns import image_column, names
+from thanoproxy.statements.columns import columns_of, image_column, names
 from thanoproxy.statements.options import IMAGE_COLUMN, RESULT_COLUMN, Chosen, Rule, read_options
-from thanoproxy.statements.shapes import Added, Applied, Decorate, Seal
+from thanoproxy.statements.shapes import Added, Applied, Decorate, Decoration, Seal
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import BYTEA, bytea
 from thanoproxy.workers import jobs
 
-__all__ = ["BATCH_SIZE", "COLUMN_RULES", "AddColumn", "ModelAtWork", "Using", "check_row", "read_clauses"]
+__all__ = ["BATCH_SIZE", "COLUMN_RULES", "AddColumns", "ColumnsAtWork", "ModelAtWork", "Using", "check_row", "read_clauses"]
 
 BATCH_SIZE = {"batch_size": Rule("int", least=1, most=65536, auto=True)}
-COLUMN_RULES = {**IMAGE_COLUMN, **RESULT_COLUMN, **BATCH_SIZE}
+ON_ERROR = {"on_error": Rule("text", choices=("fail", "null", "skip"))}
+COLUMN_RULES = {**IMAGE_COLUMN, **RESULT_COLUMN, **BATCH_SIZE, **ON_ERROR}
+
+_NOT_THE_IMAGE = frozenset({WorkerFailure.sqlstate, InternalError.sqlstate})
+"""Failures of a row that say nothing about its image."""
 
 
 def read_clauses(cursor: Cursor, word: str, rules: Mapping[str, Rule], later: frozenset[str]) -> tuple[ModelName, Chosen, InnerQuery]:
@@ -52,26 +57,50 @@ class Using:
         return record
 
 
-class AddColumn(Using, Decorate):
-    """One that adds a single column: `column`, which is a `noun` and may have another name."""
+class AddColumns(Using, Decorate):
+    """One that adds columns: `column`, which is a `noun` and may have another name, and `more` behind it."""
 
     noun: str
-    column: Added
+
+    @property
+    @abstractmethod
+    def column(self) -> Added:
+        """The first, under its usual name."""
+
+    @property
+    def more(self) -> tuple[Added, ...]:
+        """The columns that options ask for, each with the option's name."""
+        return ()
 
     @property
     def added(self) -> tuple[Added, ...]:
-        return (self.column._replace(name=self.options.get("result_col", self.column.name)),)
+        return (self.column._replace(name=self.options.get("result_col", self.column.name)), *self.more)
+
+    @property
+    def skips(self) -> bool:
+        return bool(self.options.get("on_error") == "skip")
+
+    def must_keep_rows(self, where: str) -> None:
+        if self.skips:
+            raise FeatureNotSupported(
+                f"option on_error='skip' is not supported with {where}, which needs every row of the query",
+                hint="Use on_error='null', or CREATE TABLE … AS, and read the table.",
+                position=self.options.position("on_error"),
+            )
 
     def columns(self, inner: Sequence[Column], codec: str) -> tuple[Column, ...]:
-        ((name, type_oid),) = self.added
+        (first, _), *more = self.added
         image_column(inner, codec, self.options)
-        if name in names(inner, codec):
-            raise DuplicateColumn(
-                f'the query already has a column "{name}"',
-                hint=f"Give the {self.noun} another name with OPTIONS (result_col='…').",
-                position=self.options.position("result_col"),
-            )
-        return (Column(name.encode(codec, "replace"), type_oid),)
+        taken, rename = names(inner, codec), f"Give the {self.noun} another name with OPTIONS (result_col='…')."
+        if first in taken:
+            raise DuplicateColumn(f'the query already has a column "{first}"', hint=rename, position=self.options.position("result_col"))
+        for name, _ in more:
+            if name == first:
+                raise DuplicateColumn(f'two added columns are called "{name}"', hint=rename, position=self.options.position("result_col"))
+            if name in taken:
+                hint = f"Give that one another name in the query: {name} AS …."
+                raise DuplicateColumn(f'the query already has a column "{name}"', hint=hint, position=self.options.position(name))
+        return columns_of(self.added, codec)
 
 
 class ModelAtWork(Applied):
@@ -97,6 +126,41 @@ class ModelAtWork(Applied):
 
     def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
         return jobs.Predict(job, self.artifact, images, top_k=self.top_k, batch_size=self._batch_size, bulk=bulk, vector=self.vector)
+
+
+class ColumnsAtWork(ModelAtWork, Decoration):
+    """One that adds columns; what becomes of a row whose image cannot be read, `on_error` says."""
+
+    def __init__(self, statement: AddColumns, record: ModelRecord, inner: Sequence[Column], codec: str) -> None:
+        super().__init__(statement, record, inner, codec)
+        self.nulls: tuple[None, ...] = (None,) * len(statement.added)
+        self._on_error = statement.options.get("on_error", "fail")
+        self._rows = self._unreadable = 0
+        self._first = ""
+
+    @abstractmethod
+    def values(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
+        """The added fields of a row whose image could be read, or is NULL."""
+
+    def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...] | None:
+        self._rows += 1
+        failure = reply.failures.get(index)
+        if failure is None:
+            return self.values(reply, index)
+        if self._on_error == "fail" or failure.sqlstate in _NOT_THE_IMAGE:
+            check_row(reply, index)
+        self._unreadable += 1
+        self._first = self._first or f"row {self._rows}: {failure.message}"
+        if self._on_error == "null":
+            return self.nulls
+        self.left_out += 1
+        return None
+
+    def warning(self) -> str | None:
+        if not self._unreadable:
+            return None
+        became = "are left out" if self.left_out else "have NULLs"
+        return f"{self._unreadable} of {self._rows} images could not be read, and their rows {became}; the first is that of {self._first}"
 
 
 def check_row(reply: jobs.Predicted, index: int) -> None:

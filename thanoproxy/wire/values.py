@@ -12,8 +12,11 @@ __all__ = [
     "BYTEA",
     "FLOAT4_ARRAY",
     "FLOAT8",
+    "FLOAT8_ARRAY",
     "INT4",
     "INT8",
+    "JSONB",
+    "SIZES",
     "SQL_NAMES",
     "TEXT",
     "TEXT_ARRAY",
@@ -24,6 +27,8 @@ __all__ = [
     "bytea",
     "encode_value",
     "field_at",
+    "float8_array",
+    "jsonb",
     "text_array",
     "whole_number",
 ]
@@ -32,10 +37,20 @@ _I16 = Struct("!H")
 _I32 = Struct("!i")
 
 # pg_type.dat; stable since these types exist.
-BYTEA, INT8, INT2, INT4, TEXT, FLOAT8, TEXT_ARRAY, FLOAT4_ARRAY = 17, 20, 21, 23, 25, 701, 1009, 1021
+BYTEA, INT8, INT2, INT4, TEXT, FLOAT8, TEXT_ARRAY, FLOAT4_ARRAY, FLOAT8_ARRAY, JSONB = 17, 20, 21, 23, 25, 701, 1009, 1021, 1022, 3802
 WHOLE_NUMBERS = frozenset({INT2, INT4, INT8})
-SQL_NAMES = {INT8: "pg_catalog.int8", TEXT: "pg_catalog.text", FLOAT8: "pg_catalog.float8", FLOAT4_ARRAY: "pg_catalog.float4[]"}
+SQL_NAMES = {
+    INT8: "pg_catalog.int8",
+    TEXT: "pg_catalog.text",
+    FLOAT8: "pg_catalog.float8",
+    TEXT_ARRAY: "pg_catalog.text[]",
+    FLOAT4_ARRAY: "pg_catalog.float4[]",
+    FLOAT8_ARRAY: "pg_catalog.float8[]",
+    JSONB: "pg_catalog.jsonb",
+}
 """Types of columns that we make, as SQL writes them."""
+SIZES = {INT8: 8, FLOAT8: 8}
+"""Those of them that are of one size (pg_type.typlen)."""
 TEXT_TYPES = frozenset({TEXT, 1043, 1042, 19, 705})
 """text, varchar, bpchar, name, and an untyped literal: types whose binary and text formats are the same bytes."""
 
@@ -91,8 +106,23 @@ def whole_number(value: bytes | None, format_: int) -> int | None:
 
 def text_array(items: Sequence[bytes | None]) -> bytes:
     """A text[] in binary format (array_recv); None is NULL."""
-    head = _ARRAY_HEAD.pack(1, None in items, TEXT, len(items), 1) if items else _ARRAY_HEAD.pack(0, 0, TEXT, 0, 0)[:12]
+    return _binary_array(items, TEXT)
+
+
+def float8_array(values: Sequence[float], format_: int) -> bytes:
+    """A float8[]; `format_` 1 is binary."""
+    items = [encode_value(value, FLOAT8, format_, "ascii") for value in values]
+    return _binary_array(items, FLOAT8) if format_ == 1 else array_text(items)
+
+
+def _binary_array(items: Sequence[bytes | None], type_oid: int) -> bytes:
+    head = _ARRAY_HEAD.pack(1, None in items, type_oid, len(items), 1) if items else _ARRAY_HEAD.pack(0, 0, type_oid, 0, 0)[:12]
     return head + b"".join(_I32.pack(-1) if item is None else _I32.pack(len(item)) + item for item in items)
+
+
+def jsonb(text: bytes, format_: int) -> bytes:
+    """A jsonb; in binary format its version stands before the text (jsonb_recv)."""
+    return b"\1" + text if format_ == 1 else text
 
 
 def array_text(items: Sequence[bytes | None]) -> bytes:
