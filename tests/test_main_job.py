@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import numpy as np
 import psycopg
 import pytest
 from sklearn import metrics as sklearn
@@ -99,8 +100,28 @@ def test_evaluate_agrees_with_the_stored_predictions(pets: str) -> None:
     assert [found[f"macro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx([precision, recall, f1])
     assert (found["images"], found["null_images"]) == (400, 0)
     assert 0 < found["log_loss"] < 0.15
+    assert found["calibration_error"] <= 0.05
     matrix = sklearn.confusion_matrix(labels, predicted, labels=["cat", "dog"])
     assert [count for *_, count in pairs] == list(matrix.ravel())
+
+
+def test_probabilities_mean_what_they_say(pets: str) -> None:
+    with psycopg.connect(pets, autocommit=True) as connection:
+        found = connection.execute("PREDICT USING pets OPTIONS (top_k=2, probabilities=true) AS SELECT * FROM cat_and_dog_test").fetchall()
+        ((measured,),) = connection.execute("SELECT (metrics ->> 'calibration_error')::float8 FROM thanosql.models").fetchall()
+        error = dict(connection.execute("EVALUATE USING pets AS SELECT * FROM cat_and_dog_test").fetchall())["calibration_error"]
+    for _, _, predicted, score, probabilities in found:
+        assert sorted(predicted) == ["cat", "dog"]
+        assert score[0] >= score[1]
+        assert sum(score) == pytest.approx(1.0, abs=1e-6)
+        assert probabilities == dict(zip(predicted, score, strict=True))
+    confidence = np.array([score[0] for *_, score, _ in found])
+    right = np.array([predicted[0] == label for _, label, predicted, _, _ in found])
+    bins = np.ceil(confidence * 15)
+    expected = sum(abs((confidence - right)[bins == of].sum()) for of in np.unique(bins)) / len(found)
+    assert expected <= 0.05
+    assert error == pytest.approx(expected, rel=0.05)
+    assert 0 <= measured <= 0.05
 
 
 def test_like_pictures_have_like_embeddings(pets: str) -> None:

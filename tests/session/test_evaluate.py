@@ -21,7 +21,7 @@ from thanoproxy.wire.messages import SYNC, describe, execute
 from thanoproxy.workers import jobs
 
 ALL = "EVALUATE USING colours AS SELECT id, image, label FROM mixed"
-METRICS = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "log_loss", "images", "null_images"]
+METRICS = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "log_loss", "calibration_error", "images", "null_images"]
 COUNTED = ("images", "null_images")
 
 
@@ -58,9 +58,16 @@ def wanted(proxy: Proxy, url: str) -> dict[str, float]:
         "macro_recall": sklearn.recall_score(labels, predicted, **averages),
         "macro_f1": sklearn.f1_score(labels, predicted, **averages),
         "log_loss": sklearn.log_loss(labels, probabilities, labels=["blue", "grün", "red"]),
+        "calibration_error": calibration_error(probabilities.max(1), np.array(labels) == np.array(predicted)),
         "images": 24,
         "null_images": 0,
     }
+
+
+def calibration_error(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> float:
+    """By the definition, with the bins' upper ends in them."""
+    bins = np.ceil(confidence * 15)
+    return float(sum(abs((confidence - right)[bins == of].sum()) for of in np.unique(bins)) / len(right))
 
 
 def agrees(found: list[tuple[Any, ...]], wanted: dict[str, float], few: tuple[str, ...] | None = None) -> bool:
@@ -75,7 +82,7 @@ class TestAlone:
     def test_the_metrics(self, connection: Connection, wanted: dict[str, float], binary: bool) -> None:
         cursor = connection.execute(text(ALL), binary=binary)
         assert [(column.name, column.type_code) for column in cursor.description or ()] == [("metric", 25), ("score", 701)]
-        assert cursor.statusmessage == "SELECT 7"
+        assert cursor.statusmessage == "SELECT 8"
         assert agrees(cursor.fetchall(), wanted)
         assert list(wanted) == METRICS
         assert 0 < wanted["accuracy"] < 1
@@ -103,8 +110,8 @@ class TestAlone:
         scores = zip(*sklearn.precision_recall_fscore_support(*zip(*stored, strict=True), labels=names, zero_division=0), strict=True)
         kinds = ("precision", "recall", "f1", "images")
         rows = [(name, kind, value) for name, of in zip(names, scores, strict=True) for kind, value in zip(kinds, of, strict=True)]
-        assert [row[:2] for row in found[7:]] == [row[:2] for row in rows]
-        assert [row[2] for row in found[7:]] == pytest.approx([row[2] for row in rows])
+        assert [row[:2] for row in found[8:]] == [row[:2] for row in rows]
+        assert [row[2] for row in found[8:]] == pytest.approx([row[2] for row in rows])
 
     def test_the_confusion_matrix(self, connection: Connection) -> None:
         cursor = connection.execute(text(ALL.replace("colours", "colours OPTIONS (confusion_matrix=TRUE)")))
@@ -127,7 +134,7 @@ class TestAlone:
         assert (found["images"], found["null_images"]) == (21, 3)
 
     def test_no_rows(self, connection: Connection) -> None:
-        assert fetched(connection, f"{ALL} WHERE false") == [*((name, None) for name in METRICS[:5]), ("images", 0), ("null_images", 0)]
+        assert fetched(connection, f"{ALL} WHERE false") == [*((name, None) for name in METRICS[:6]), ("images", 0), ("null_images", 0)]
 
     def test_batch_size_and_columns(self, connection: Connection, wanted: dict[str, float]) -> None:
         options = "OPTIONS (image_col='file', label_col=\"Art\", batch_size=3)"
@@ -137,7 +144,7 @@ class TestAlone:
     def test_several_in_one_string(self, connection: Connection, wanted: dict[str, float]) -> None:
         cursor = connection.execute(text(f"SELECT 1; {ALL}; CREATE TEMP TABLE t (a int); {ALL} WHERE id < 3; SELECT 2"))
         results = [(result.statusmessage, result.fetchall() if result.description else []) for result in cursor.results()]
-        assert [tag for tag, _ in results] == ["SELECT 1", "SELECT 7", "CREATE TABLE", "SELECT 7", "SELECT 1"]
+        assert [tag for tag, _ in results] == ["SELECT 1", "SELECT 8", "CREATE TABLE", "SELECT 8", "SELECT 1"]
         assert agrees(results[1][1], wanted)
         assert dict(results[3][1])["images"] == 3
 
@@ -160,8 +167,8 @@ class TestProtocol:
                 SYNC,
             )
         assert replies[:5] == ["1", "t[23]", "T[metric:25/0,score:701/0]", "2", "T[metric:25/0,score:701/1]"]
-        assert replies[10] == "D[images,@\x14\0\0\0\0\0\0]", "5.0 as float8send writes it"
-        assert replies[-2:] == ["C[SELECT 7]", "Z[I]"]
+        assert replies[11] == "D[images,@\x14\0\0\0\0\0\0]", "5.0 as float8send writes it"
+        assert replies[-2:] == ["C[SELECT 8]", "Z[I]"]
 
     def test_text_is_what_postgresql_writes(self, url: str) -> None:
         with RawClient(url) as raw:
@@ -173,9 +180,9 @@ class TestProtocol:
     def test_row_limits(self, url: str) -> None:
         with RawClient(url) as raw:
             raw.talk(parse("BEGIN"), bind(), execute(b""), SYNC)
-            first = raw.talk(parse(ALL), bind(portal="p"), execute(b"p", 5), SYNC)
+            first = raw.talk(parse(ALL), bind(portal="p"), execute(b"p", 6), SYNC)
             rest = raw.talk(execute(b"p", 2), execute(b"p", 2), SYNC)
-        assert [reply[0] for reply in first] == [*"12DDDDDs", "Z"]
+        assert [reply[0] for reply in first] == [*"12DDDDDDs", "Z"]
         assert [reply if reply[0] == "C" else reply[0] for reply in rest] == ["D", "D", "s", "C[SELECT 0]", "Z"]
 
     def test_a_failed_block_takes_no_more(self, url: str) -> None:
@@ -191,7 +198,7 @@ QUERIES: dict[str, str] = {
     "from": IMAGES,
     "from without alias": "SELECT score FROM {p} WHERE metric = 'images' AND score > %s",
     "column aliases": "SELECT b FROM {p} AS t (a, b) WHERE a = 'images' AND b > %s",
-    "order is kept": "SELECT max(score) FILTER (WHERE metric = 'images') FROM (SELECT * FROM {p} t LIMIT 6) u WHERE score > %s",
+    "order is kept": "SELECT max(score) FILTER (WHERE metric = 'images') FROM (SELECT * FROM {p} t LIMIT 7) u WHERE score > %s",
     "join": "SELECT t.score FROM {p} t JOIN (VALUES ('images')) v (metric) USING (metric) WHERE score > %s",
     "cte": "WITH e AS {p} SELECT score FROM e WHERE metric = 'images' AND score > %s",
     "materialized cte": "WITH e (a, b) AS MATERIALIZED {p} SELECT b FROM e WHERE a = 'images' AND b > %s",
@@ -239,19 +246,19 @@ def test_positions(connection: Connection, position: str, way: str) -> None:
 
 
 STATEMENTS: dict[str, tuple[str, str]] = {
-    "create table": ("CREATE TABLE made AS {p}", "SELECT 7"),
-    "create table with columns": ("CREATE TEMP TABLE made (metric, score) AS {p} WITH DATA", "SELECT 7"),
-    "select into": ("SELECT * INTO made FROM {p} t", "SELECT 7"),
-    "insert": ("CREATE TABLE made (metric text, score float8); INSERT INTO made {p}", "INSERT 0 7"),
-    "insert columns": ("CREATE TABLE made (score float8, metric text); INSERT INTO made (metric, score) {p}", "INSERT 0 7"),
+    "create table": ("CREATE TABLE made AS {p}", "SELECT 8"),
+    "create table with columns": ("CREATE TEMP TABLE made (metric, score) AS {p} WITH DATA", "SELECT 8"),
+    "select into": ("SELECT * INTO made FROM {p} t", "SELECT 8"),
+    "insert": ("CREATE TABLE made (metric text, score float8); INSERT INTO made {p}", "INSERT 0 8"),
+    "insert columns": ("CREATE TABLE made (score float8, metric text); INSERT INTO made (metric, score) {p}", "INSERT 0 8"),
     "insert on conflict": (
         "CREATE TABLE made (metric text PRIMARY KEY, score float8); INSERT INTO made {p} ON CONFLICT DO NOTHING",
-        "INSERT 0 7",
+        "INSERT 0 8",
     ),
     "merge": (
         "CREATE TABLE made (metric text, score float8); MERGE INTO made USING {p} e ON made.metric = e.metric "
         "WHEN NOT MATCHED THEN INSERT VALUES (e.metric, e.score)",
-        "MERGE 7",
+        "MERGE 8",
     ),
 }
 
@@ -281,7 +288,7 @@ class TestElsewhere:
     def test_copy_in_a_read_only_transaction(self, connection: Connection) -> None:
         connection.execute("SET default_transaction_read_only = on")
         with connection.cursor() as cursor, cursor.copy(text(f"COPY ({ALL}) TO STDOUT")) as copy:
-            assert b"".join(bytes(part) for part in copy).count(b"\n") == 7
+            assert b"".join(bytes(part) for part in copy).count(b"\n") == 8
 
     def test_cursor(self, connection: Connection) -> None:
         with connection.transaction():

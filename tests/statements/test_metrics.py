@@ -36,6 +36,18 @@ def tally_of(found: list[tuple[str, list[float]]]) -> Tally:
     return tally
 
 
+def expected_calibration_error(found: list[tuple[str, list[float]]]) -> float:
+    """By the definition: the bins one by one."""
+    confidence = np.array([max(probabilities) for _, probabilities in found])
+    right = np.array([CLASSES[int(np.argmax(probabilities))] == label for label, probabilities in found])
+    error = 0.0
+    for low in range(15):
+        inside = (confidence * 15 > low) & (confidence * 15 <= low + 1)
+        if inside.any():
+            error += inside.sum() / len(found) * abs(confidence[inside].mean() - right[inside].mean())
+    return float(error)
+
+
 @settings(deadline=None)
 @given(images())
 def test_overall(found: list[tuple[str, list[float]]]) -> None:
@@ -50,6 +62,7 @@ def test_overall(found: list[tuple[str, list[float]]]) -> None:
         "macro_recall": sklearn.recall_score(labels, predicted, **averages),
         "macro_f1": sklearn.f1_score(labels, predicted, **averages),
         "log_loss": sklearn.log_loss(labels, columns, labels=every),
+        "calibration_error": expected_calibration_error(found),
         "images": len(found),
         "null_images": 0,
     }

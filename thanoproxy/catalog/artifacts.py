@@ -35,7 +35,10 @@ _STALE_SECONDS = 24 * 3600
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is besides its weights.  `preprocessing` is `thanoproxy.models.preprocessing.Preprocessing` as plain data."""
+    """What a model is besides its weights.  `preprocessing` is `thanoproxy.models.preprocessing.Preprocessing` as plain data.
+
+    Its scores are divided by `temperature` before they are probabilities; artifacts from before that was measured have none.
+    """
 
     architecture: str
     classes: list[str]
@@ -45,6 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     weights_sha256: str
     weights_bytes: int
     created_at: float
+    temperature: float = 1.0
     software: dict[str, str] = {}
     format: int = FORMAT
 
@@ -159,6 +163,7 @@ class ArtifactStore:
         metrics: dict[str, float | None],
         options: dict[str, Any],
         software: dict[str, str],
+        temperature: float = 1.0,
     ) -> Saved:
         """Write an artifact durably; it is there, whole, once this returns."""
         digest = hashlib.sha256(weights).hexdigest()
@@ -172,6 +177,7 @@ class ArtifactStore:
             weights_bytes=len(weights),
             created_at=time.time(),
             software=software,
+            temperature=temperature,
         )
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         identity = hashlib.sha256(text).hexdigest()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from thanoproxy.catalog.artifacts import ArtifactStore
+from thanoproxy.engine.calibration import calibration_error, fit_temperature
 from thanoproxy.engine.dataset import Batch, Dataset, Split
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.head import Scores, Table, fit_head
@@ -139,7 +140,8 @@ def _train(
     best = _best(candidates)
     network.load_state_dict(best.state)
     used = _options_used(options, recipe, preprocessing, best, weights)
-    metrics = _metrics(best, split, meter)
+    temperature, error = _calibrated(best.scores)
+    metrics = {**_metrics(best, split, meter), "calibration_error": error}
     saved = save_model(
         workshop.store,
         network,
@@ -148,6 +150,7 @@ def _train(
         preprocessing=preprocessing,
         metrics=metrics,
         options=used,
+        temperature=temperature,
     )
     return jobs.Built(
         job=job,
@@ -229,7 +232,9 @@ def _fit(
     last = log[-1]
     scores = None
     if last.validation_loss is not None and last.validation_accuracy is not None:
-        scores = Scores(last.validation_loss, last.validation_accuracy)
+        with torch.no_grad():
+            logits = architecture.head(network)(validation.features)
+        scores = Scores(last.validation_loss, last.validation_accuracy, logits, validation.labels)
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     return _Candidate("head", scores, Scores(last.loss, last.accuracy or 0.0), state)
 
@@ -247,6 +252,14 @@ def _best(candidates: list[_Candidate]) -> _Candidate:
     if any(candidate.scores is None for candidate in candidates):
         return candidates[-1]
     return max(candidates, key=lambda one: (one.scores.accuracy, -one.scores.loss) if one.scores else (0.0, 0.0))
+
+
+def _calibrated(scores: Scores | None) -> tuple[float, float | None]:
+    """The temperature, and the calibration error that it leaves; 1 and unknown where nothing was validated."""
+    if scores is None or scores.logits is None or scores.labels is None:
+        return 1.0, None
+    temperature = fit_temperature(scores.logits, scores.labels)
+    return temperature, calibration_error(scores.logits, scores.labels, temperature)
 
 
 def _options_used(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -36,10 +36,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Scores:
-    """How well logits fit their labels: mean cross-entropy and the share that is right."""
+    """How well logits fit their labels: mean cross-entropy and the share that is right; and both, where they will be calibrated."""
 
     loss: float
     accuracy: float
+    logits: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    labels: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def fit_head(

@@ -48,7 +48,7 @@ def _predict(model: Model, pixels: torch.Tensor, top_k: int, vectors: Collection
     if device.is_cuda:
         pixels = pixels.pin_memory().to(device.device, non_blocking=True)
     features = model.features(normalize(pixels, model.preprocessing, device.predict_dtype))
-    probabilities = model.scores(features).float().softmax(1)
+    probabilities = model.scores(features).softmax(1)
     best = torch.topk(probabilities, min(top_k, len(model.classes)))
     tensors: dict[jobs.Vector, torch.Tensor] = {"features": features, "probabilities": probabilities}
     rows = {vector: _rows(tensors[vector]) for vector in vectors}

@@ -33,15 +33,16 @@ class Model:
     preprocessing: Preprocessing
     device: Device
     size_bytes: int
+    temperature: float = 1.0
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the last layer sees of (n, 3, h, w) images: (n, features)."""
         return self.architecture.features(self.network, images)
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """What the last layer makes of them: (n, classes), not yet probabilities."""
+        """What the last layer makes of them, calibrated: float32 (n, classes), not yet probabilities."""
         scores: torch.Tensor = self.architecture.head(self.network)(features)
-        return scores
+        return scores.float() / self.temperature
 
 
 def save_model(
@@ -53,6 +54,7 @@ def save_model(
     preprocessing: Preprocessing,
     metrics: dict[str, float | None],
     options: dict[str, object],
+    temperature: float = 1.0,
 ) -> Saved:
     """Write a trained network as an artifact: fp32, with torchvision's names."""
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
@@ -64,6 +66,7 @@ def save_model(
         metrics=metrics,
         options=options,
         software={"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
+        temperature=temperature,
     )
 
 
@@ -90,7 +93,7 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
         raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
     network = fold_batch_norm(network.eval()).requires_grad_(False)
     network.to(device.device, device.predict_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network, architecture, manifest.classes, preprocessing, device, len(data))
+    return Model(network, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature)
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:

@@ -106,7 +106,7 @@ class Trainer:
             return None
         size = max(1, min(self.device.predict_batch, self.micro_batch))
         loaded = self.dataset.batches([rows[at : at + size] for at in range(0, len(rows), size)], None)
-        sums = _Sums()
+        sums, seen = _Sums(), list[tuple[torch.Tensor, torch.Tensor]]()
         self.network.eval()
         meter.switch("validating")
         with closing(loaded):
@@ -114,9 +114,10 @@ class Trainer:
                 logits, labels = self._evaluate(batch)
                 loss = functional.cross_entropy(logits.float(), labels)
                 sums.add(len(batch.rows), float(loss), int((logits.argmax(1) == labels).sum()))
+                seen.append((logits.float().cpu(), labels.cpu()))
                 yield meter.advance(0)
         meter.switch("training")
-        return Scores(sums.loss, sums.accuracy)
+        return Scores(sums.loss, sums.accuracy, *map(torch.cat, zip(*seen, strict=True)))
 
     def _settle_batch_norm(self, plan: list[list[int]], meter: Meter) -> Generator[Step, None, None]:
         """Average batch norm's statistics afresh over some training batches, with the weights as they are now.

@@ -7,10 +7,13 @@ With `right`, `labelled` and `predicted` as the numbers of images of a class tha
     recall        right / labelled
     f1            2 right / (labelled + predicted)
     log_loss      mean over the images of -ln(probability that the model gives to the label)
+    calibration_error
+                  mean over the images of |mean confidence - share of right ones| in the bin that the confidence is in
 
 The `macro_` ones are means over the classes that occur, as a label or as a prediction.  What would be divided by 0 is 0.  A label that
 the model does not know is a class as any other: it is never predicted, so each of its images is wrong, and its probability is 0.
-Probabilities count as at least 2^-52, so that the loss stays finite.  All of this is as in scikit-learn.
+Probabilities count as at least 2^-52, so that the loss stays finite.  All of this is as in scikit-learn, which has no calibration error:
+that is the usual one with 15 bins of the same width (Guo et al. 2017, arXiv:1706.04599), each with its upper end.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from thanoproxy.errors import ProgramLimitExceeded
 __all__ = ["Metric", "Tally"]
 
 _LEAST = 2.0**-52
+_BINS = 15
 _MOST_PAIRS = 1 << 20
 _MOST_TEXT = 16 << 20
 
@@ -47,6 +51,7 @@ class Tally:
         self._pairs = Counter[tuple[int, int]]()
         self._text = 0
         self._loss = 0.0
+        self._surplus = [0.0] * _BINS
         self.images = 0
         self.null_images = 0
 
@@ -58,6 +63,8 @@ class Tally:
         number = self._number(label)
         self._pairs[number, predicted] += 1
         self._loss -= math.log(max(probabilities[number], _LEAST) if number < self._known else _LEAST)
+        confidence = probabilities[predicted]
+        self._surplus[min(max(math.ceil(confidence * _BINS), 1), _BINS) - 1] += confidence - (number == predicted)
         self.images += 1
         if len(self._pairs) > _MOST_PAIRS or self._text > _MOST_TEXT:
             raise ProgramLimitExceeded("the images have too many different labels to be counted", hint="Is label_col the right column?")
@@ -71,6 +78,7 @@ class Tally:
             "macro_recall": _mean([one.recall for one in classes]),
             "macro_f1": _mean([one.f1 for one in classes]),
             "log_loss": _ratio(self._loss, self.images),
+            "calibration_error": _ratio(math.fsum(map(abs, self._surplus)), self.images),
         }
         counts = {"images": self.images, "null_images": self.null_images}
         known = scores if self.images else dict.fromkeys(scores)
