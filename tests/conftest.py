@@ -103,5 +103,6 @@ def proxy(postgres: EmbeddedPostgres, template: str, image_root: Path, tmp_path_
     data = data_folder()
     images = [image_root, *([data / "data" / "cat_and_dog"] if data else [])]
     weights = [data / "weights"] if data else []
-    with running_proxy(postgres.url, images, tmp_path_factory.mktemp("artifacts"), weights=weights) as running:
+    files = {"files": {"roots": [tmp_path_factory.mktemp("files")]}}
+    with running_proxy(postgres.url, images, tmp_path_factory.mktemp("artifacts"), weights=weights, more=files) as running:
         yield running

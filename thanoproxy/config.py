@@ -40,6 +40,7 @@ from thanoproxy.errors import ConfigurationError
 __all__ = [
     "Artifacts",
     "Auth",
+    "Files",
     "Images",
     "Server",
     "Settings",
@@ -202,6 +203,14 @@ class Weights(Section):
     download: bool = Field(default=False, description="whether pretrained weights that are nowhere else may be downloaded")
 
 
+class Files(Section):
+    """Where files may lie that statements name: models that are exported or uploaded."""
+
+    roots: Folders = Field(
+        default=(), description="folders that EXPORT MODEL may write new files in, and UPLOAD MODEL read; any role may use either"
+    )
+
+
 def _artifact_url() -> str:
     return (data_directory() / "artifacts").as_uri()
 
@@ -248,6 +257,7 @@ class Settings(BaseSettings):
     auth: Auth = Auth()
     images: Images = Images()
     weights: Weights = Weights()
+    files: Files = Files()
     artifacts: Artifacts = Field(default_factory=Artifacts)
     workers: Workers = Workers()
 

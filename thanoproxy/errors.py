@@ -21,7 +21,9 @@ __all__ = [
     "DataError",
     "DeviceOutOfMemory",
     "DuplicateColumn",
+    "DuplicateFile",
     "FeatureNotSupported",
+    "FileFailure",
     "FileUnavailable",
     "InsufficientPrivilege",
     "InternalError",
@@ -286,6 +288,18 @@ class FileUnavailable(ThanoError):
     """58P01: no such file below the roots (nothing is said about anything outside of them)."""
 
     sqlstate = "58P01"
+
+
+class FileFailure(ThanoError):
+    """58030: a file that cannot be written."""
+
+    sqlstate = "58030"
+
+
+class DuplicateFile(ThanoError):
+    """58P02: a file of that name is there already."""
+
+    sqlstate = "58P02"
 
 
 class ConfigurationError(ThanoError):

@@ -294,6 +294,7 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         artifacts_url=settings.artifacts.url,
         image_roots=tuple(map(str, settings.images.roots)),
         weights_roots=tuple(map(str, settings.weights.roots)),
+        file_roots=tuple(map(str, settings.files.roots)),
         allow_download=settings.weights.download,
         devices=tuple(settings.workers.devices.split(",")),
         threads=settings.workers.threads or None,

@@ -10,6 +10,7 @@ import pytest
 
 from thanoproxy.errors import FeatureNotSupported, FileUnavailable, InvalidImage
 from thanoproxy.images import SOURCES, open_sources
+from thanoproxy.images.beneath import NotBeneath, Roots
 from thanoproxy.images.source import MAX_BYTES, shown
 
 
@@ -134,6 +135,20 @@ def test_the_folder_a_name_was_walked_through_does_not_leak(root: Path) -> None:
         except FileUnavailable:
             continue
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_new_file_has_a_folder_below_the_root(root: Path, tmp_path: Path) -> None:
+    (root / "out").symlink_to("..")
+    (root / "alias").symlink_to("cats")
+    for name, folder in [("a", "."), ("cats/a", "cats"), ("cats/../a", "."), (f"{root}/a", "."), ("alias/a", "cats")]:
+        entered, last = Roots([str(root)]).enter(name)
+        try:
+            assert (last, os.fstat(entered).st_ino) == ("a", (root / folder).stat().st_ino)
+        finally:
+            os.close(entered)
+    for name in ("", ".", "..", "a/", "../a", "out/a", "cats/../../a", "top.png/a", "no/a", "/a", f"{tmp_path}/a", "cats/..", "a\0b"):
+        with pytest.raises(NotBeneath):
+            Roots([str(root)]).enter(name)
 
 
 def test_without_roots_the_hint_says_how_to_name_one() -> None:

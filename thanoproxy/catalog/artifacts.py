@@ -190,17 +190,21 @@ class ArtifactStore:
 
     def manifest(self, identity: str) -> Manifest:
         """What artifact `identity` is, without its weights.  Raises `ArtifactCorrupt`."""
-        _require_identity(identity)
-        text = self._get(_manifest_key(identity), identity, "manifest")
-        if hashlib.sha256(text).hexdigest() != identity:
-            raise _corrupt(identity, "its manifest is not the one that was written (sha256 differs)")
         try:
-            manifest = msgspec.json.decode(text, type=Manifest)
+            manifest = msgspec.json.decode(self.document(identity), type=Manifest)
         except msgspec.DecodeError as error:
             raise _corrupt(identity, f"its manifest cannot be read: {error}") from error
         if manifest.format != FORMAT:
             raise _corrupt(identity, f"its format is {manifest.format}, and this version of thanoproxy reads {FORMAT}")
         return manifest
+
+    def document(self, identity: str) -> bytes:
+        """The manifest as it was written: its sha256 is `identity`.  Raises `ArtifactCorrupt`."""
+        _require_identity(identity)
+        text = self._get(_manifest_key(identity), identity, "manifest")
+        if hashlib.sha256(text).hexdigest() != identity:
+            raise _corrupt(identity, "its manifest is not the one that was written (sha256 differs)")
+        return text
 
     def weights(self, identity: str, manifest: Manifest) -> bytes:
         """The weights of artifact `identity`, as safetensors.  Raises `ArtifactCorrupt`."""

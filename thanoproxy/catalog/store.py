@@ -33,6 +33,7 @@ __all__ = [
     "grant_usage",
     "list_models",
     "not_installed",
+    "own_model",
     "read_model",
     "register_model",
     "rename_model",
@@ -84,14 +85,19 @@ LISTED = (
 MISSING = {"42P01", "3F000", "42883"}
 
 
-def find_model(name: str, version: int | None = None) -> str:
+def find_model(name: str, version: int | None = None, more: str = "") -> str:
     """A query for one version of a model, or the current one: at most one row, whose one column `read_model` understands."""
     pairs = ", ".join(f"'{field}', v.{field}" for field in FIELDS)
     document = f"pg_catalog.json_build_object({pairs}, 'mac', pg_catalog.encode(v.mac, 'hex'))::pg_catalog.text"
     column = f"pg_catalog.encode(pg_catalog.convert_to({document}, 'UTF8'), 'hex') AS model"
     wanted = f"v.name OPERATOR(pg_catalog.=) {literal(name)}::pg_catalog.text"
     wanted += " AND v.current" if version is None else f" AND v.version OPERATOR(pg_catalog.=) {version:d}"
-    return f"SELECT {column} FROM thanosql.model_versions v WHERE {wanted}"  # noqa: S608
+    return f"SELECT {column}{more} FROM thanosql.model_versions v WHERE {wanted}"  # noqa: S608
+
+
+def own_model(name: str, version: int | None = None) -> str:
+    """As `find_model`, with a second column: whether the role has the owner's rights."""
+    return find_model(name, version, ", thanosql.is_member(v.owner)")
 
 
 def read_model(payload: str | bytes) -> ModelRecord:

@@ -122,7 +122,7 @@ async def examine_database(url: str) -> AsyncIterator[Finding]:
 
 
 def examine_folders(settings: Settings) -> Iterator[Finding]:
-    for name, roots in (("images", settings.images.roots), ("weights", settings.weights.roots)):
+    for name, roots in (("images", settings.images.roots), ("weights", settings.weights.roots), ("files", settings.files.roots)):
         for root in roots:
             problem = folder_problem(root)
             yield ok(name, str(root)) if problem is None else fail(name, f"{name}.roots: {root} {problem}")

@@ -48,7 +48,8 @@ async def prepare(settings: Settings) -> None:
 
 def require_folders(settings: Settings) -> None:
     """Raises `ConfigurationError` for a root that is no folder we can read."""
-    for name, roots in (("images.roots", settings.images.roots), ("weights.roots", settings.weights.roots)):
+    named = (("images.roots", settings.images.roots), ("weights.roots", settings.weights.roots), ("files.roots", settings.files.roots))
+    for name, roots in named:
         for root in roots:
             problem = folder_problem(root)
             if problem is not None:

@@ -1,4 +1,4 @@
-"""Opening a file below a root, and never anything else.
+"""Opening a file below a root, or a folder for a new one, and never anything else.
 
 The walk holds one descriptor per folder it is in and opens each component relative to the last one with O_NOFOLLOW, so no
 rename or link made in between can lead it elsewhere.  `..` goes back to the descriptor it came from (never to the kernel's `..`,
@@ -42,12 +42,26 @@ class Roots:
     def __init__(self, roots: Sequence[str]) -> None:
         self._roots = tuple(_Root(root) for root in roots)
 
+    def __bool__(self) -> bool:
+        return bool(self._roots)
+
     def open(self, name: str) -> int:
         """A descriptor of the regular file `name`, which the caller closes.
 
         A relative name is looked up below each root in turn; an absolute one below the roots it lies in by its text.
         Raises `NotBeneath`; `WorkerFailure` where this process has run out of descriptors.
         """
+        return self._first(name, folder=False)
+
+    def enter(self, name: str) -> tuple[int, str]:
+        """For a new file `name`: a descriptor of the folder it would lie in, which the caller closes, and its name there.  Raises as
+        `open` does."""
+        folder, slash, last = name.rpartition("/")
+        if last in ("", ".", "..") or "\0" in name:
+            raise NotBeneath
+        return self._first(folder + slash or ".", folder=True), last
+
+    def _first(self, name: str, *, folder: bool) -> int:
         if not name or "\0" in name:
             raise NotBeneath
         for root in self._roots:
@@ -55,7 +69,7 @@ class Roots:
             if inside is None:
                 continue
             try:
-                return root.open(inside)
+                return root.open(inside, folder=folder)
             except (NotBeneath, UnicodeError):
                 continue
             except OSError as error:
@@ -91,20 +105,20 @@ class _Root:
                 return name[len(prefix.rstrip("/")) + 1 :]
         return None
 
-    def open(self, name: str) -> int:
+    def open(self, name: str, *, folder: bool) -> int:
         # The root itself is the operator's and may be a link; everything below it is walked.
         stack = [os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
         try:
-            return _walk(stack, name)
+            return _walk(stack, name, folder=folder)
         finally:
             for descriptor in stack:
                 os.close(descriptor)
 
 
-def _walk(stack: list[int], name: str) -> int:
-    """Open `name` relative to the folder on top of `stack`, pushing the folders entered; the first is the root."""
+def _walk(stack: list[int], name: str, *, folder: bool) -> int:
+    """Open the file, or the folder, `name` relative to the folder on top of `stack`, pushing the folders entered; the first is the root."""
     pending = _components(name)
-    if name.endswith("/"):
+    if name.endswith("/") and not folder:
         raise NotBeneath
     links = 0
     while pending:
@@ -115,7 +129,7 @@ def _walk(stack: list[int], name: str) -> int:
             os.close(stack.pop())
             continue
         try:
-            if pending:
+            if pending or folder:
                 stack.append(os.open(part, _FOLDER, dir_fd=stack[-1]))
                 continue
             return _regular(os.open(part, _FILE, dir_fd=stack[-1]))
@@ -128,7 +142,9 @@ def _walk(stack: list[int], name: str) -> int:
         if target.startswith("/") or links > MAX_LINKS:
             raise NotBeneath
         pending[:0] = _components(target)
-    raise NotBeneath  # the name was nothing but dots
+    if not folder:
+        raise NotBeneath  # the name was nothing but dots
+    return os.dup(stack[-1])
 
 
 def _components(name: str) -> list[str]:

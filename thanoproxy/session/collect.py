@@ -1,24 +1,89 @@
-"""A BUILD from its rows to its result: spool, job, progress to the client and to everybody else."""
+"""A BUILD from its rows to its result: spool, job, progress to the client and to everybody else.
+
+EXPORT and UPLOAD are jobs without rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
+from uuid import uuid4
 
 from msgspec import structs
 
-from thanoproxy.errors import ThanoError
+from thanoproxy.catalog.records import ModelRecord
+from thanoproxy.errors import DuplicateFile, FileUnavailable, ThanoError
 from thanoproxy.session.services import Services
-from thanoproxy.statements.shapes import Training
+from thanoproxy.statements.shapes import Training, Transfer
 from thanoproxy.wire.values import field_at
 from thanoproxy.workers import jobs
 from thanoproxy.workers.spool import SpoolWriter
 
-__all__ = ["TrainingRun", "progress_text"]
+__all__ = ["JobRun", "TrainingRun", "TransferRun", "job_run", "progress_text"]
 
 
-class TrainingRun:
+class JobRun:
+    """One job from its rows to its result, which `record` and `summary` tell once `run` has returned."""
+
+    def feed(self, body: bytes) -> None:
+        """One DataRow's body, in text format."""
+        raise NotImplementedError
+
+    async def run(self, notify: Callable[[str], None]) -> None:
+        """Work on what was fed; `notify` gets a line for each report.  Raises what stopped it."""
+        raise NotImplementedError
+
+    def record(self) -> ModelRecord | None:
+        """What is to be written into the catalogue."""
+        raise NotImplementedError
+
+    def summary(self) -> tuple[Any, ...]:
+        """The values of the row that answers."""
+        raise NotImplementedError
+
+    async def registered(self) -> None:
+        """The result is in the catalogue, though perhaps not yet committed."""
+
+    async def failed(self, problem: ThanoError) -> None:
+        """Show others why it ended."""
+
+    def discard(self) -> None:
+        """Remove what was fed."""
+
+
+def job_run(work: Training | Transfer, services: Services, database: str, backend_pid: int) -> JobRun:
+    return TransferRun(work, services) if isinstance(work, Transfer) else TrainingRun(work, services, database, backend_pid)
+
+
+class TransferRun(JobRun):
+    """Rows there are none."""
+
+    def __init__(self, transfer: Transfer, services: Services) -> None:
+        self._transfer = transfer
+        self._services = services
+        self._answer: jobs.Exported | jobs.Built | None = None
+
+    def feed(self, body: bytes) -> None:
+        raise AssertionError("the query of a transfer has no rows")
+
+    async def run(self, notify: Callable[[str], None]) -> None:
+        request, pool = self._transfer.request(uuid4().hex), self._services.pool
+        try:
+            self._answer = await (pool.export(request) if isinstance(request, jobs.Export) else pool.upload(request))
+        except ThanoError as problem:
+            raise problem.at(self._transfer.position) if isinstance(problem, DuplicateFile | FileUnavailable) else problem from None
+
+    def record(self) -> ModelRecord | None:
+        assert self._answer is not None, "it has run"
+        return self._transfer.record(self._answer)
+
+    def summary(self) -> tuple[Any, ...]:
+        assert self._answer is not None, "it has run"
+        return self._transfer.summary(self._answer)
+
+
+class TrainingRun(JobRun):
     """Feeds rows to a file as they come, then has a worker learn from it.
 
     A row that cannot be used is remembered and raised by `run`: the rows come in a callback that may not raise.
@@ -33,9 +98,9 @@ class TrainingRun:
         self._rows = 0
         self._problem: ThanoError | None = None
         self._job = ""
+        self._built: jobs.Built | None = None
 
     def feed(self, body: bytes) -> None:
-        """One DataRow's body, in text format."""
         if self._problem is not None:
             return
         try:
@@ -46,22 +111,28 @@ class TrainingRun:
         self._spool.add(image, label)
         self._rows += 1
 
-    async def run(self, notify: Callable[[str], None]) -> jobs.Built:
-        """Train on the rows fed so far; `notify` gets a line for each report.  Raises what stopped it."""
+    async def run(self, notify: Callable[[str], None]) -> None:
         self._spool.finish()
         if self._problem is not None:
             raise self._problem
         request = self.training.request("", self._spool.path)
         training = self.training
         self._job = await self._services.log.begin(self._database, training.kind, training.model, training.role, self._backend_pid)
-        return await self._train(structs.replace(request, job=self._job), notify)
+        self._built = await self._train(structs.replace(request, job=self._job), notify)
 
-    async def registered(self, built: jobs.Built) -> None:
-        """The result is in the catalogue, though perhaps not yet committed."""
-        await self._services.log.finish(self._database, self._job, built, self.training.version)
+    def record(self) -> ModelRecord:
+        assert self._built is not None, "it has run"
+        return self.training.record(self._built)
+
+    def summary(self) -> tuple[Any, ...]:
+        assert self._built is not None, "it has run"
+        return self.training.summary(self._built)
+
+    async def registered(self) -> None:
+        assert self._built is not None, "it has run"
+        await self._services.log.finish(self._database, self._job, self._built, self.training.version)
 
     async def failed(self, problem: ThanoError) -> None:
-        """Show others why it ended."""
         if self._job:
             await self._services.log.fail(self._database, self._job, problem)
 
@@ -75,7 +146,6 @@ class TrainingRun:
         raise AssertionError("a build ends with Built or raises")
 
     def discard(self) -> None:
-        """Remove the spooled rows."""
         self._spool.discard()
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, ThanoError
-from thanoproxy.session.collect import TrainingRun
+from thanoproxy.session.collect import JobRun, job_run
 from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.services import Services
@@ -105,7 +105,7 @@ async def collect(
     stop: Stop,
 ) -> list[object]:
     """Execute `portal`, run the job on its rows, register the result; the values of the row that answers."""
-    run = TrainingRun(shape.open(found, inner, exchange.codec, services.seal), services, identity.database, identity.backend_pid)
+    run = job_run(shape.open(found, inner, exchange.codec, services.seal), services, identity.database, identity.backend_pid)
     try:
         rows = exchange.rows(portal, 0, run.feed)
         try:
@@ -120,11 +120,13 @@ async def collect(
         run.discard()
 
 
-async def _train(exchange: Exchange, run: TrainingRun) -> list[object]:
+async def _train(exchange: Exchange, run: JobRun) -> list[object]:
     try:
-        built = await run.run(lambda text: exchange.client.write(messages.notice(text, encoding=exchange.codec)))
-        await exchange.ask(store.register_model(run.training.record(built)))
-        await run.registered(built)
+        await run.run(lambda text: exchange.client.write(messages.notice(text, encoding=exchange.codec)))
+        record = run.record()
+        if record is not None:
+            await exchange.ask(store.register_model(record))
+        await run.registered()
     except ThanoError as problem:
         await run.failed(problem)
         raise
@@ -134,7 +136,7 @@ async def _train(exchange: Exchange, run: TrainingRun) -> list[object]:
     except asyncio.CancelledError:
         await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
         raise
-    return list(run.training.summary(built))
+    return list(run.summary())
 
 
 def result_row(shape: Collect, values: Sequence[object], formats: Sequence[int], codec: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
-from thanoproxy.session.collect import TrainingRun
+from thanoproxy.session.collect import JobRun, job_run
 from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
@@ -16,7 +16,6 @@ from thanoproxy.session.summarise import answer_rows, summary_stream, write_answ
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
-from thanoproxy.workers import jobs
 
 if TYPE_CHECKING:
     from thanoproxy.session.script import Run
@@ -198,19 +197,19 @@ class CollectWork(Work):
     def __init__(self, run: Run, shape: Collect) -> None:
         super().__init__(run)
         self.shape = shape
-        self.training: TrainingRun | None = None
-        self._built: jobs.Built | None = None
+        self.job: JobRun | None = None
+        self._done = False
         self._log: asyncio.Task[None] | None = None
 
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         found = self.lookup.rows[0] if self.lookup.rows else None
-        training = self.shape.open(found, columns, self.exchange.codec, self.services.seal)
+        work = self.shape.open(found, columns, self.exchange.codec, self.services.seal)
         identity = self._run.attendant.identity
-        self.training = TrainingRun(training, self.services, identity.database, identity.backend_pid)
-        return self.training.feed
+        self.job = job_run(work, self.services, identity.database, identity.backend_pid)
+        return self.job.feed
 
     async def work(self) -> bytes | None:
-        run = self.training
+        run = self.job
         assert run is not None, "begun with the columns"
         ticking = asyncio.create_task(self.keep_open())
         try:
@@ -221,31 +220,31 @@ class CollectWork(Work):
             ticking.cancel()
             run.discard()
 
-    async def _train(self, run: TrainingRun) -> bytes:
+    async def _train(self, run: JobRun) -> bytes | None:
         codec = self.exchange.codec
         try:
-            built = await run.run(lambda text: self.exchange.client.write(messages.notice(text, encoding=codec)))
+            await run.run(lambda text: self.exchange.client.write(messages.notice(text, encoding=codec)))
         except ThanoError as problem:
             await run.failed(problem)
             raise
         except asyncio.CancelledError:
             await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
             raise
-        self._built = built
-        return store.gate_register(run.training.record(built))
+        self._done = True
+        record = run.record()
+        return None if record is None else store.gate_register(record)
 
     def passed(self) -> None:
         """The result is in the catalogue."""
-        run, built = self.training, self._built
+        run = self.job
         assert run is not None, "the gate opens behind the rows"
-        assert built is not None, "the gate closes behind the job"
-        row = result_row(self.shape, run.training.summary(built), (), self.exchange.codec)
+        row = result_row(self.shape, run.summary(), (), self.exchange.codec)
         columns = messages.row_description(self.shape.result)
         self.exchange.client.write(columns + row + messages.command_complete(self.shape.tag))
-        self._log = asyncio.create_task(run.registered(built))
+        self._log = asyncio.create_task(run.registered())
 
     def failed(self) -> None:
         if self._run.current is self:
             self._run.attendant.stop.abandon()
-        if self.training is not None and self._built is not None:
-            self._log = asyncio.create_task(self.training.failed(InternalError("the result could not be registered")))
+        if self.job is not None and self._done:
+            self._log = asyncio.create_task(self.job.failed(InternalError("the result could not be registered")))

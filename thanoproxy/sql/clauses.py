@@ -117,6 +117,13 @@ class Cursor:
             return ModelName(name, None, position)
         return ModelName(name, self.version("a version number after @"), position)
 
+    def string(self, what: str, hint: str | None = None) -> str:
+        token = self.peek()
+        if token is None or token.kind != "SCONST":
+            raise self.error(what, hint)
+        self.at += 1
+        return _string(token)
+
     def version(self, what: str) -> int:
         token = self.peek()
         if token is None or token.kind != "ICONST" or not token.text.isdecimal() or int(token.text) < 1:

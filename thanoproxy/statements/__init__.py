@@ -19,10 +19,12 @@ from thanoproxy.statements import (
     describe_model,
     drop_model,
     evaluate,
+    export_model,
     grant_usage,
     list_models,
     predict,
     refresh,
+    upload_model,
 )
 from thanoproxy.statements import nested as inside
 from thanoproxy.statements.nested import first_hole, is_view, nested
@@ -44,6 +46,8 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
     ("DELETE", "MODEL"): drop_model.parse,
     ("GRANT", "ON", "MODEL"): grant_usage.parse_grant,
     ("REVOKE", "ON", "MODEL"): grant_usage.parse_revoke,
+    ("EXPORT", "MODEL"): export_model.parse,
+    ("UPLOAD", "MODEL"): upload_model.parse,
     ("REFRESH", "MATERIALIZED", "VIEW"): refresh.parse,
 }
 """The words a statement begins with (`_opening`).  A single word begins no statement of PostgreSQL's; the cursor stands behind it."""
@@ -51,8 +55,6 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
 LATER: dict[tuple[str, ...], str] = {
     ("FIT",): "FIT MODEL",
     **inside.LATER,
-    ("UPLOAD", "MODEL"): "UPLOAD MODEL",
-    ("EXPORT", "MODEL"): "EXPORT MODEL",
 }
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
 

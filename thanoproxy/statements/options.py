@@ -18,8 +18,8 @@ __all__ = ["IMAGE_COLUMN", "LABEL_COLUMN", "RESULT_COLUMN", "Chosen", "Rule", "r
 class Rule:
     """One option: its type, its bounds, and the words or names it also answers to.
 
-    `kind` is 'text', 'bool', 'int' or 'float'; `least` is inclusive unless `above` says it is not; `choices` are matched in any case;
-    `auto` lets the word 'auto' stand for None.
+    `kind` is 'text', 'texts' (a list of them), 'bool', 'int' or 'float'; `least` is inclusive unless `above` says it is not; `choices`
+    are matched in any case; `auto` lets the word 'auto' stand for None.
     """
 
     kind: str
@@ -41,6 +41,8 @@ class Rule:
             raise _wrong(option, "must be TRUE or FALSE")
         if self.kind == "text" and (not isinstance(value, str) or not value):
             raise _wrong(option, "must be a text in quotes")
+        if self.kind == "texts" and not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
+            raise _wrong(option, "must be a list of texts, such as ['cat', 'dog']")
         if self.kind in ("int", "float"):
             return self._number(option)
         return value

@@ -25,6 +25,7 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
 __all__ = [
+    "NO_ROWS",
     "Added",
     "Applied",
     "Collect",
@@ -45,6 +46,7 @@ __all__ = [
     "Summarise",
     "Summary",
     "Training",
+    "Transfer",
     "applying",
 ]
 
@@ -214,8 +216,31 @@ class Training(ABC):
         """The values of the one row that answers, as `Collect.result` lists its columns."""
 
 
+class Transfer(ABC):
+    """An EXPORT or UPLOAD at work."""
+
+    position: int
+    """Where the client wrote the file's name."""
+
+    @abstractmethod
+    def request(self, job: str) -> jobs.Export | jobs.Upload:
+        """The job."""
+
+    @abstractmethod
+    def record(self, answer: jobs.Exported | jobs.Built) -> ModelRecord | None:
+        """The catalogue row of the result, signed; None where there is nothing to register."""
+
+    @abstractmethod
+    def summary(self, answer: jobs.Exported | jobs.Built) -> tuple[Any, ...]:
+        """As `Training.summary`."""
+
+
+NO_ROWS = "SELECT WHERE false"
+"""The inner query of a statement that collects nothing from one."""
+
+
 class Collect(ABC):
-    """A statement that feeds all rows of its inner query to one job."""
+    """A statement that feeds all rows of its inner query to one job, or (with `NO_ROWS`) is one job without rows."""
 
     inner: InnerQuery
     tag: bytes
@@ -226,7 +251,7 @@ class Collect(ABC):
         """SQL that gives one row, for `open`, and raises where the statement cannot succeed."""
 
     @abstractmethod
-    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Training:
+    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Training | Transfer:
         """Begin.  Raises `UndefinedColumn` and its like."""
 
 

@@ -46,6 +46,14 @@ class Crew(ABC):
     async def identify(self, request: jobs.Identify) -> jobs.Identified:
         return await self._ask(request, jobs.Identified)
 
+    async def export(self, request: jobs.Export) -> jobs.Exported:
+        # Not tried again: the file may be there.
+        return await one_reply((await self._pick()).send, request, jobs.Exported)
+
+    async def upload(self, request: jobs.Upload) -> jobs.Built:
+        # Nor this: the file may be what the worker died of.
+        return await one_reply((await self._pick()).send, request, jobs.Built)
+
     async def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         line = await self._pick()
         line.builds += 1

@@ -23,11 +23,14 @@ from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.engine import inference
 from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.device import choose, cores
+from thanoproxy.engine.exporting import export_model
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
+from thanoproxy.engine.uploading import upload_model
 from thanoproxy.errors import Canceled, InternalError, ThanoError, TooManyRequests
 from thanoproxy.images import open_sources
+from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
@@ -52,7 +55,7 @@ class _Task:
     """A request under way: whose it is, where its replies go, and what it has become."""
 
     key: Key
-    request: jobs.Predict | jobs.Build | jobs.Load | jobs.Identify
+    request: jobs.Predict | jobs.Build | jobs.Load | jobs.Identify | jobs.Export | jobs.Upload
     reply: Reply
     prediction: Prediction | None = None
     steps: Generator[Step, None, jobs.Built] | None = None
@@ -71,7 +74,8 @@ class DeviceLoop:
         self.device = choose(device, settings.threads)
         self._on_fatal = on_fatal
         self._queue_rows = settings.queue_rows
-        store = open_store(settings.artifacts_url)
+        store = self._store = open_store(settings.artifacts_url)
+        self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots)
         self._loaders = LoaderThreads(settings.loader_threads or cores(), _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
@@ -106,6 +110,8 @@ class DeviceLoop:
                 self._changed.notify()
             elif isinstance(request, jobs.Identify):
                 self._loaders.submit(lambda: self._identify(task, request), INTERACTIVE)
+            elif isinstance(request, jobs.Export | jobs.Upload):
+                self._model_loader.submit(lambda: self._transfer(task, request))
             elif isinstance(request, jobs.Predict) and (model := self._residency.loaded(request.artifact)) is not None:
                 self._begin(task, request, model)
             else:
@@ -159,6 +165,24 @@ class DeviceLoop:
                 self._begin(task, request, model)
             else:
                 self._finish(task, jobs.Loaded(request.job, model.classes))
+
+    def _transfer(self, task: _Task, request: jobs.Export | jobs.Upload) -> None:
+        def go_on() -> None:
+            if self._tasks.get(task.key) is not task:
+                raise Canceled("canceling statement due to user request")
+
+        answer: jobs.Reply
+        try:
+            go_on()
+            if isinstance(request, jobs.Export):
+                answer = export_model(self._store, self._files, request, go_on)
+            else:
+                answer = upload_model(self._store, self._files, request, go_on)
+        except Exception as error:  # whatever it is, it is this request's answer
+            self._fail(task, error)
+        else:
+            self._finish(task, answer)
+        give_back_freed_memory()
 
     def _begin(self, task: _Task, request: jobs.Predict, model: Model) -> None:
         task.prediction = Prediction(task.key, request, model)

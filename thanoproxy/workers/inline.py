@@ -48,6 +48,12 @@ class InlinePool:
     async def identify(self, request: jobs.Identify) -> jobs.Identified:
         return await one_reply(self._send, request, jobs.Identified)
 
+    async def export(self, request: jobs.Export) -> jobs.Exported:
+        return await one_reply(self._send, request, jobs.Exported)
+
+    async def upload(self, request: jobs.Upload) -> jobs.Built:
+        return await one_reply(self._send, request, jobs.Built)
+
     def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         return until_built(self._send, request)
 

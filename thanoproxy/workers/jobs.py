@@ -11,6 +11,10 @@ a whole direction (`REQUEST`, `REPLY`).  Workers know nothing of SQL, sessions o
                                       <---   Built(job, artifact, …)
       Identify(job, images)           --->
                                       <---   Identified(job, identities)
+      Export(job, artifact, file)     --->
+                                      <---   Exported(job, size_bytes, sha256)
+      Upload(job, file, …)            --->
+                                      <---   Built(job, artifact, …)
       Cancel(job)                     --->
                                       <---   Failed(job, sqlstate '57014', …)
 
@@ -99,7 +103,25 @@ class Identify(msgspec.Struct, frozen=True, tag="identify"):
     images: list[Image]
 
 
-Request = Predict | Build | Cancel | Load | Identify
+class Export(msgspec.Struct, frozen=True, tag="export"):
+    """Write `artifact`, weights and manifest, into the new file `file` below the file roots."""
+
+    job: str
+    artifact: str
+    file: str
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True, tag="upload"):
+    """Make an artifact of a file below the file roots; the rest is for one that holds weights alone."""
+
+    job: str
+    file: str
+    architecture: str | None = None
+    classes: list[str] | None = None
+    input_size: int | None = None
+
+
+Request = Predict | Build | Cancel | Load | Identify | Export | Upload
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -155,7 +177,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
-    """A finished BUILD: the artifact is on disk, fsynced, and named by its content hash."""
+    """A finished BUILD or Upload: the artifact is on disk, fsynced, and named by its content hash."""
 
     job: str
     artifact: str
@@ -183,6 +205,14 @@ class Identified(msgspec.Struct, frozen=True, tag="identified"):
     identities: list[str | None]
 
 
+class Exported(msgspec.Struct, frozen=True, tag="exported"):
+    """The file is on disk, fsynced; `sha256` is its own."""
+
+    job: str
+    size_bytes: int
+    sha256: str
+
+
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
     """The job is over and nothing of it is left."""
 
@@ -190,7 +220,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     failure: Failure
 
 
-Reply = Predicted | Progress | Built | Loaded | Identified | Failed
+Reply = Predicted | Progress | Built | Loaded | Identified | Exported | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -33,5 +33,11 @@ class Pool(Protocol):
     async def identify(self, request: jobs.Identify) -> jobs.Identified:
         """Look at images without reading them."""
 
+    async def export(self, request: jobs.Export) -> jobs.Exported:
+        """Write an artifact to a file of the user's.  Raises `DuplicateFile` and its like."""
+
+    async def upload(self, request: jobs.Upload) -> jobs.Built:
+        """Make an artifact of a file of the user's.  Raises `InvalidOption` for what is no such model."""
+
     def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
         """Train: progress while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""

@@ -16,10 +16,11 @@ from thanoproxy.workers import jobs
 __all__ = ["Answer", "Send", "one_reply", "raise_failed", "until_built"]
 
 Send = Callable[[jobs.Request, Callable[[jobs.Reply], None]], None]
-Answer = TypeVar("Answer", jobs.Loaded, jobs.Predicted, jobs.Identified)
+Answer = TypeVar("Answer", jobs.Loaded, jobs.Predicted, jobs.Identified, jobs.Exported, jobs.Built)
+Asked = jobs.Load | jobs.Predict | jobs.Identify | jobs.Export | jobs.Upload
 
 
-async def one_reply(send: Send, request: jobs.Load | jobs.Predict | jobs.Identify, kind: type[Answer]) -> Answer:
+async def one_reply(send: Send, request: Asked, kind: type[Answer]) -> Answer:
     """The single answer to `request`.  Raises what the worker says went wrong."""
     future: asyncio.Future[jobs.Reply] = asyncio.get_running_loop().create_future()
 

@@ -20,6 +20,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     artifacts_url: str
     image_roots: tuple[str, ...] = ()
     weights_roots: tuple[str, ...] = ()
+    file_roots: tuple[str, ...] = ()
     allow_download: bool = False
     devices: tuple[str, ...] = ("auto",)
     threads: int | None = None
