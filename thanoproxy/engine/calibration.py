@@ -9,35 +9,43 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional
 
 __all__ = ["BINS", "calibration_error", "fit_temperature"]
 
 BINS = 15
 """As in the paper; `thanoproxy.statements.metrics` has the same."""
 
-_LEAST, _MOST = 0.02, 50.0
-_STEPS = 60
+_SPREAD = math.log(2)
+"""How far a temperature is from 1 before anything is known: within a factor of 2 for two networks of three, of 4 for nearly all.
+
+A few images that are all right would make it 0 otherwise, and the log loss of others infinite.  On 80 of 400 photos of cats and dogs
+(a network that needs no correction) this keeps log loss and calibration error of 400 others near what they were without any.
+"""
+
+_LEAST, _MOST = math.log(0.02), math.log(50)
+_GRID = 40
+_STEPS = 25
+_ENOUGH = 1 << 20
+"""Logits that are looked at: one number is known well from so many, and nobody waits long for it."""
+
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature at which (n, classes) `logits` say best how sure one may be of them; 1.0 where there are none.
-
-    It minimises the log loss as if one image more had been predicted wrong (the rule of succession, as Platt has it): where all of a few
-    images are right, they do not prove that all others will be.
-    """
-    count, classes = logits.shape
-    if not count or classes < 2:
+    """The temperature at which (n, classes) `logits` have the least log loss, given `_SPREAD`; 1.0 where there are none."""
+    if logits.numel() == 0:
         return 1.0
-    scores = logits.detach().double().cpu()
-    doubt = 1 / (count + 2)
-    targets = torch.full_like(scores, doubt / (classes - 1)).scatter_(1, labels.cpu()[:, None], 1 - doubt)
+    rows = slice(None, None, 1 + logits.numel() // _ENOUGH)
+    scores, right = logits[rows].detach().double().cpu(), labels[rows].cpu()
 
     def loss(logarithm: float) -> float:
-        return -float((targets * (scores / math.exp(logarithm)).log_softmax(1)).sum())
+        return float(functional.cross_entropy(scores / math.exp(logarithm), right, reduction="sum")) + (logarithm / _SPREAD) ** 2 / 2
 
-    # The loss is convex in 1/temperature, so it has one minimum in any function of it that only rises.
-    return math.exp(_golden_section(loss, math.log(_LEAST), math.log(_MOST)))
+    # A sum of two may have more than one minimum, if they are far apart: so look everywhere first.
+    width = (_MOST - _LEAST) / _GRID
+    best = min((_LEAST + width * at for at in range(_GRID + 1)), key=loss)
+    return math.exp(_golden_section(loss, best - width, best + width))
 
 
 def _golden_section(loss: Callable[[float], float], low: float, high: float) -> float:
