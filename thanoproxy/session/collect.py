@@ -1,4 +1,4 @@
-"""A BUILD from its rows to its result: spool, job, progress to the client and to everybody else."""
+"""A BUILD or FIT from its rows to its result: spool, job, progress to the client and to everybody else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from msgspec import structs
 from thanoproxy.errors import ThanoError
 from thanoproxy.session.services import Services
 from thanoproxy.statements.shapes import Training
+from thanoproxy.wire import messages
 from thanoproxy.wire.values import field_at
 from thanoproxy.workers import jobs
 from thanoproxy.workers.spool import SpoolWriter
@@ -46,15 +47,15 @@ class TrainingRun:
         self._spool.add(image, label)
         self._rows += 1
 
-    async def run(self, notify: Callable[[str], None]) -> jobs.Built:
-        """Train on the rows fed so far; `notify` gets a line for each report.  Raises what stopped it."""
+    async def run(self, notify: Callable[[bytes], None], encoding: str) -> jobs.Built:
+        """Train on the rows fed so far; `notify` gets a notice for each report.  Raises what stopped it."""
         self._spool.finish()
         if self._problem is not None:
             raise self._problem
-        request = self.training.request("", self._spool.path)
+        request = structs.replace(self.training.request("", self._spool.path), checkpoint=self._spool.checkpoint)
         training = self.training
         self._job = await self._services.log.begin(self._database, training.kind, training.model, training.role, self._backend_pid)
-        return await self._train(structs.replace(request, job=self._job), notify)
+        return await self._train(structs.replace(request, job=self._job), notify, encoding)
 
     async def registered(self, built: jobs.Built) -> None:
         """The result is in the catalogue, though perhaps not yet committed."""
@@ -65,18 +66,27 @@ class TrainingRun:
         if self._job:
             await self._services.log.fail(self._database, self._job, problem)
 
-    async def _train(self, request: jobs.Build, notify: Callable[[str], None]) -> jobs.Built:
+    async def _train(self, request: jobs.Build, notify: Callable[[bytes], None], encoding: str) -> jobs.Built:
         async with aclosing(self._services.pool.build(request)) as events:
             async for event in events:
                 if isinstance(event, jobs.Built):
                     return event
-                notify(progress_text(event))
+                if isinstance(event, jobs.Remark):
+                    notify(remark_notice(event, encoding))
+                    continue
+                notify(messages.notice(progress_text(event), encoding=encoding))
                 await self._services.log.progress(self._database, self._job, event)
         raise AssertionError("a build ends with Built or raises")
 
     def discard(self) -> None:
         """Remove the spooled rows."""
         self._spool.discard()
+
+
+def remark_notice(remark: jobs.Remark, encoding: str) -> bytes:
+    """A notice, or a warning, whose SQLSTATE is PostgreSQL's own for warnings."""
+    code = "01000" if remark.severity == "WARNING" else "00000"
+    return messages.notice(remark.message, severity=remark.severity, sqlstate=code, detail=remark.detail, encoding=encoding)
 
 
 def progress_text(progress: jobs.Progress) -> str:

@@ -118,7 +118,7 @@ async def collect(
 
 async def _train(exchange: Exchange, run: TrainingRun) -> list[object]:
     try:
-        built = await run.run(lambda text: exchange.client.write(messages.notice(text, encoding=exchange.codec)))
+        built = await run.run(exchange.client.write, exchange.codec)
         await exchange.ask(store.register_model(run.training.record(built)))
         await run.registered(built)
     except ThanoError as problem:

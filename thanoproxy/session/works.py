@@ -219,9 +219,8 @@ class CollectWork(Work):
             run.discard()
 
     async def _train(self, run: TrainingRun) -> bytes:
-        codec = self.exchange.codec
         try:
-            built = await run.run(lambda text: self.exchange.client.write(messages.notice(text, encoding=codec)))
+            built = await run.run(self.exchange.client.write, self.exchange.codec)
         except ThanoError as problem:
             await run.failed(problem)
             raise

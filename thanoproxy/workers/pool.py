@@ -33,5 +33,5 @@ class Pool(Protocol):
     async def identify(self, request: jobs.Identify) -> jobs.Identified:
         """Look at images without reading them."""
 
-    def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
-        """Train: progress while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""
+    def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Remark | jobs.Built, None]:
+        """Train: progress and remarks while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""
