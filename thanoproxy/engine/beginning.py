@@ -69,7 +69,6 @@ def _begin_with(artifact: str, store: ArtifactStore) -> Beginning:
     try:
         architecture = registry.lookup(manifest.architecture).load()
         weights = Weights(f"{artifact[:12]}…", load_safetensors(data))
-        put_into(architecture.make(1, pretrained=True), weights, architecture)
     except (SafetensorError, ThanoError) as error:
         raise ArtifactCorrupt(f"model artifact {artifact[:12]}… does not fit {manifest.architecture}", detail=str(error)) from error
     return Beginning(architecture, read_preprocessing(artifact, manifest), weights, tuple(manifest.classes))

@@ -19,6 +19,7 @@ from thanoproxy.statements import (
     describe_model,
     drop_model,
     evaluate,
+    fit_model,
     grant_usage,
     list_models,
     predict,
@@ -33,6 +34,7 @@ __all__ = ["MARKS", "Part", "begins_ours", "executed", "recognise", "with_argume
 
 STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summarise | Collect | Refresh]] = {
     ("BUILD",): build_model.parse,
+    ("FIT",): fit_model.parse,
     ("PREDICT",): predict.parse,
     ("CONVERT",): convert.parse,
     ("EVALUATE",): evaluate.parse,
@@ -49,7 +51,6 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
 """The words a statement begins with (`_opening`).  A single word begins no statement of PostgreSQL's; the cursor stands behind it."""
 
 LATER: dict[tuple[str, ...], str] = {
-    ("FIT",): "FIT MODEL",
     **inside.LATER,
     ("UPLOAD", "MODEL"): "UPLOAD MODEL",
     ("EXPORT", "MODEL"): "EXPORT MODEL",
@@ -191,5 +192,5 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     if isinstance(shape, Rewrite | Refresh) or hole is None or hole.start < shape.inner.start:
         return shape
     if isinstance(shape, Collect):
-        raise FeatureNotSupported(f"{hole.word} is not supported inside the query of a BUILD yet", position=hole.start + 1)
+        raise FeatureNotSupported(f"{hole.word} is not supported inside the query of a BUILD or FIT yet", position=hole.start + 1)
     return nested(text, statement)
