@@ -72,14 +72,14 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
     ),
     ("FIT MODEL better USING nobody AS SELECT * FROM pictures", "42704", "nobody", 'model "nobody" does not exist', "LIST MODEL"),
     ("FIT MODEL better USING colours@7 AS SELECT * FROM pictures", "42704", "colours@7", 'model "colours@7" does not exist', None),
-    ("FIT MODEL better@2 USING colours AS SELECT 1", "42601", "@", "versions are counted by the database", "overwrite"),
+    ("FIT MODEL better@2 USING colours AS SELECT 1", "42601", "USING", "versions are counted by the database", "overwrite"),
     ("FIT MODEL colours USING colours AS SELECT * FROM pictures", "42710", None, "already exists", "overwrite"),
     ("FIT MODEL better USING colours OPTIONS (input_size=64) AS TABLE pictures", "22023", "64", "is 32 for model", "BUILD a new model"),
     ("FIT MODEL better USING colours OPTIONS (color='GRAY') AS TABLE pictures", "22023", "'GRAY'", "is RGB for model", "Leave it out"),
     ("FIT MODEL better USING colours OPTIONS (pretrained=true) AS TABLE pictures", "42601", "pretrained", "of FIT MODEL", None),
     ("FIT MODEL better USING colours AS SELECT image, 'x' AS label FROM pictures", "22000", None, "have the same label", "two classes"),
     ("FIT MODEL better USING colours AS PREDICT USING colours AS TABLE pictures", "0A000", "PREDICT", "inside the query of", None),
-    ("FIT better", "42601", "better", "expected MODEL", "Write FIT MODEL name USING model"),
+    ("FIT better USING colours MODEL", "42601", "better", "expected MODEL", "Write FIT MODEL name USING model"),
 ]
 
 

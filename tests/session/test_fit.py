@@ -119,5 +119,5 @@ def test_options_of_a_training_are_kept_and_told(block: Connection) -> None:
     )
     assert any(text.startswith(("max_seconds: training was stopped", "early_stopping: epoch")) for text in notices)
     facts = described(block, "brief")
-    assert (facts["option early_stopping"], facts["option class_weights"]) == ("3", "[1, 2.5]")
+    assert (facts["option early_stopping"], facts["option class_weights"]) == ("3", "[1.0, 2.5]")
     assert float(str(facts["option max_seconds"])) == 1.0
