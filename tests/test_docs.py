@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
-from thanoproxy.statements import build_model, convert, evaluate, predict
+from thanoproxy.statements import build_model, convert, evaluate, fit_model, predict
 from thanoproxy.statements.metrics import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +109,13 @@ def test_tables_agree_with_the_code(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("heading", "statement"),
-    [("BUILD MODEL", build_model), ("PREDICT USING", predict), ("CONVERT USING", convert), ("EVALUATE USING", evaluate)],
+    [
+        ("BUILD MODEL", build_model),
+        ("FIT MODEL", fit_model),
+        ("PREDICT USING", predict),
+        ("CONVERT USING", convert),
+        ("EVALUATE USING", evaluate),
+    ],
 )
 def test_every_option_is_documented(heading: str, statement: ModuleType) -> None:
     page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
