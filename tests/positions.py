@@ -438,7 +438,7 @@ POSITIONS = (
         },
     ),
     Position(
-        "functions, rules, `CALL`, query of a BUILD MODEL",
+        "functions, rules, `CALL`, query of a BUILD or FIT MODEL",
         "`CREATE RULE … DO PREDICT …`",
         (REFUSED, REFUSED, REFUSED),
         {

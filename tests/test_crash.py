@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -107,9 +108,54 @@ def test_a_killed_worker_is_replaced(database: Database, image_root: Path, tmp_p
             assert len(connection.execute("PREDICT USING colours AS TABLE pictures").fetchall()) == 24
         with RawClient(url) as raw:
             raw.send(query(LONG))
-            while raw.read()[0] != "N":
-                pass
-            os.kill(children_of(process.pid)[0], signal.SIGKILL)
-            replies = raw.quiet(seconds=3)
-            assert any(reply.startswith("E[58000") for reply in replies)
+            # A BUILD is resumed, but a third worker is the last that it may cost.
+            killed, training = list[int](), b"training: "
+            kind, notice = raw.read()
+            while kind == "N":
+                if training in notice and len(killed) < 3:
+                    killed += children_of(process.pid)
+                    os.kill(killed[-1], signal.SIGKILL)
+                    while kind == "N" and b"resumes the training" not in notice:
+                        kind, notice = raw.read()
+                else:
+                    kind, notice = raw.read()
+            assert (kind, len(killed)) == ("E", 3)
+            assert b"C58000" in notice
+            assert raw.quiet() == ["Z[I]"]
             assert raw.talk(query(b"SELECT 1"))[-1] == "Z[I]"
+
+
+@pytest.mark.timeout(180)
+def test_a_build_survives_its_worker(database: Database, image_root: Path, tmp_path: Path) -> None:
+    """Killed in the third of six epochs: the client gets a warning, and the very weights that it would have got."""
+    build = (
+        "BUILD MODEL {} USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32, epochs=6, batch_size=4, seed=7) "
+        "AS SELECT image, label FROM pictures"
+    )
+    artifacts, spools = tmp_path / "artifacts", tmp_path / "spools"
+    spools.mkdir()
+    with serving(database, image_root, artifacts, TMPDIR=str(spools)) as (process, url):
+        small_model(url)
+        with psycopg.connect(url, autocommit=True) as connection:
+            whole = connection.execute(build.format("whole")).fetchone()  # type: ignore[arg-type]
+            notices: list[tuple[str | None, ...]] = []
+
+            def kill_in_the_third(diagnostic: psycopg.errors.Diagnostic) -> None:
+                notices.append((diagnostic.severity, diagnostic.sqlstate, diagnostic.message_detail))
+                if str(diagnostic.message_primary).startswith("epoch 2") and ("WARNING", "01000") not in [one[:2] for one in notices]:
+                    (worker,) = children_of(process.pid)
+                    os.kill(worker, signal.SIGKILL)
+
+            connection.add_notice_handler(kill_in_the_third)
+            resumed = connection.execute(build.format("resumed")).fetchone()  # type: ignore[arg-type]
+            assert whole is not None
+            assert resumed is not None
+            assert resumed[2:5] == whole[2:5]
+            assert [one for one in notices if one[0] != "NOTICE"] == [("WARNING", "01000", "It was ended by signal 9.")]
+            found = connection.execute("SELECT artifact FROM thanosql.model_versions WHERE name IN ('whole', 'resumed')").fetchall()
+            digests = {json.loads((artifacts / "manifests" / f"{one}.json").read_text())["weights_sha256"] for (one,) in found}
+            assert (len(found), len(digests)) == (2, 1)
+            log = connection.execute("SELECT epoch FROM thanosql.training_log WHERE model = 'resumed' ORDER BY epoch").fetchall()
+            assert [epoch for (epoch,) in log] == [1, 2, 3, 4, 5, 6]
+            assert connection.execute("SELECT state FROM thanosql.jobs WHERE model = 'resumed'").fetchone() == ("done",)
+            assert not list(spools.rglob("thanoproxy-spool-*"))

@@ -20,7 +20,7 @@ from tests.positions import POSITIONS
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
-from thanoproxy.statements import build_model, convert, evaluate, predict, upload_model
+from thanoproxy.statements import build_model, convert, evaluate, fit_model, predict, upload_model
 from thanoproxy.statements.metrics import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +122,7 @@ def test_tables_agree_with_the_code(name: str) -> None:
     ("heading", "statement"),
     [
         ("BUILD MODEL", build_model),
+        ("FIT MODEL", fit_model),
         ("PREDICT USING", predict),
         ("CONVERT USING", convert),
         ("EVALUATE USING", evaluate),

@@ -91,9 +91,12 @@ def spooled(tmp_path: Path) -> Callable[[Rows], str]:
 def run_build(workshop: Workshop, spooled: Callable[[Rows], str]) -> Callable[..., tuple[jobs.Built, list[jobs.Progress]]]:
     """Runs a BUILD of MobileNet_V2 at 32 pixels to its end; gives the result and every report."""
 
-    def run(rows: Rows, *, architecture: str = "mobilenet_v2", **options: object) -> tuple[jobs.Built, list[jobs.Progress]]:
+    def run(
+        rows: Rows, *, architecture: str = "mobilenet_v2", start: str | None = None, checkpoint: str | None = None, **options: object
+    ) -> tuple[jobs.Built, list[jobs.Progress]]:
         plain: dict[str, object] = {"input_size": 32, "epochs": 1, "batch_size": 8, "tune": "head", **options}
-        request = jobs.Build(f"build-{next(_numbers)}", architecture, spooled(rows), jobs.TrainOptions(**plain))  # type: ignore[arg-type]
+        chosen = jobs.TrainOptions(**plain)  # type: ignore[arg-type]
+        request = jobs.Build(f"build-{next(_numbers)}", architecture, spooled(rows), chosen, start, checkpoint)
         reports: list[jobs.Progress] = []
         steps = build(request, workshop)
         while True:
@@ -101,7 +104,7 @@ def run_build(workshop: Workshop, spooled: Callable[[Rows], str]) -> Callable[..
                 step = next(steps)
             except StopIteration as end:
                 return end.value, reports
-            if step is not None:
+            if isinstance(step, jobs.Progress):
                 reports.append(step)
 
     return run

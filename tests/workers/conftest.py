@@ -90,7 +90,8 @@ def building(rows: Rows, folder: Path, **options: object) -> Iterator[jobs.Build
         for image, label in rows:
             spool.add(image, label)
         spool.finish()
-        yield jobs.Build(f"build-{next(_numbers)}", "MobileNet_V2", spool.path, jobs.TrainOptions(**plain))  # type: ignore[arg-type]
+        chosen = jobs.TrainOptions(**plain)  # type: ignore[arg-type]
+        yield jobs.Build(f"build-{next(_numbers)}", "MobileNet_V2", spool.path, chosen, checkpoint=spool.checkpoint)
 
 
 async def build(pool: Pool, rows: Rows, folder: Path, **options: object) -> jobs.Built:

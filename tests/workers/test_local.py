@@ -16,8 +16,9 @@ import pytest
 
 from tests.workers.conftest import Rows, build, building
 from tests.workers.test_pools import SLOW
+from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.errors import ConfigurationError, WorkerFailure
-from thanoproxy.workers import jobs, seat
+from thanoproxy.workers import crew, jobs, seat
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -52,16 +53,49 @@ async def test_a_predict_whose_worker_is_killed_is_answered_by_the_next(local: L
     assert local.pids != [pid]
 
 
-async def test_a_build_whose_worker_is_killed_fails_and_the_pool_goes_on(local: LocalPool, rows: Rows, tmp_path: Path) -> None:
+async def test_a_build_whose_worker_is_killed_is_resumed_and_ends_with_the_same_weights(
+    local: LocalPool, settings: WorkerSettings, rows: Rows, tmp_path: Path
+) -> None:
+    options = {"pretrained": False, "tune": "full", "epochs": 6, "batch_size": 8, "seed": 4}
+    whole = await build(local, rows, tmp_path, **options)
+    remarks, epochs, built = [], [], None
+    with building(rows, tmp_path, **options) as request:
+        async for report in local.build(request):
+            if isinstance(report, jobs.Remark):
+                remarks.append(report)
+            elif isinstance(report, jobs.Built):
+                built = report
+            elif report.epoch is not None:
+                epochs.append(report.epoch.epoch)
+                if epochs == [1, 2]:
+                    os.kill(local.pids[0], signal.SIGKILL)
+    assert built is not None
+    [remark] = remarks
+    assert remark.severity == "WARNING"
+    assert "resumes the training from its last checkpoint" in remark.message
+    assert remark.detail == "It was ended by signal 9."
+    assert epochs[:3] == [1, 2, 3] or epochs[:4] == [1, 2, 2, 3], "from a checkpoint, not from the beginning"
+    manifests = [open_store(settings.artifacts_url).manifest(one.artifact) for one in (whole, built)]
+    assert manifests[0].weights_sha256 == manifests[1].weights_sha256
+    assert [(entry.epoch, entry.loss) for entry in built.log] == [(entry.epoch, entry.loss) for entry in whole.log]
+    assert os.listdir(tmp_path) == [], "neither rows nor checkpoints are left"
+
+
+async def test_a_build_that_kills_every_worker_fails_and_the_pool_goes_on(local: LocalPool, rows: Rows, tmp_path: Path) -> None:
+    killed: set[int] = set()
+
     async def build_and_kill() -> None:
         with building(rows, tmp_path, **SLOW) as request:
             async for report in local.build(request):
-                if isinstance(report, jobs.Progress) and report.phase == "training":
+                if isinstance(report, jobs.Progress) and report.phase == "training" and not killed.issuperset(local.pids):
+                    killed.update(local.pids)
                     os.kill(local.pids[0], signal.SIGKILL)
 
     with pytest.raises(WorkerFailure, match="the worker process died") as caught:
         await build_and_kill()
+    assert len(killed) == 1 + crew.RESUMES
     assert caught.value.detail == "It was ended by signal 9."
+    assert os.listdir(tmp_path) == []
     assert (await build(local, rows, tmp_path)).classes == ["blue", "red"]
 
 

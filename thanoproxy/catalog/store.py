@@ -37,6 +37,7 @@ __all__ = [
     "read_model",
     "register_model",
     "rename_model",
+    "reserve_fit",
     "reserve_model",
     "revoke_usage",
     "saved_rows",
@@ -120,6 +121,12 @@ def reserve_model(name: str, overwrite: bool) -> str:
     """
     call = f"thanosql.reserve_model({literal(name)}::pg_catalog.text, {'true' if overwrite else 'false'})"
     return f"SELECT r.owner, r.version::pg_catalog.text AS version FROM {call} r"  # noqa: S608
+
+
+def reserve_fit(name: str, overwrite: bool, start: str, version: int | None) -> str:
+    """The same with a third column, what `find_model` finds of the model that a FIT starts from, or NULL."""
+    call = f"thanosql.reserve_model({literal(name)}::pg_catalog.text, {'true' if overwrite else 'false'})"
+    return f"SELECT r.owner, r.version::pg_catalog.text AS version, ({find_model(start, version)}) AS model FROM {call} r"  # noqa: S608
 
 
 def register_model(record: ModelRecord) -> str:

@@ -50,11 +50,23 @@ class Split(NamedTuple):
 
 
 class Dataset:
-    """A finished spool with its images.  Raises `NoData` for no rows and `DataError` for fewer than two classes."""
+    """A finished spool with its images.  Its classes are its labels and those that are `known` besides.
 
-    def __init__(self, spool: Spool, sources: Sources, threads: LoaderThreads, preprocessing: Preprocessing, *, pixel_budget: int) -> None:
+    Raises `NoData` for no rows and `DataError` for fewer than two different labels.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        sources: Sources,
+        threads: LoaderThreads,
+        preprocessing: Preprocessing,
+        *,
+        pixel_budget: int,
+        known: Sequence[str] = (),
+    ) -> None:
         self.preprocessing = preprocessing
-        self.classes, self.labels = _number_labels(spool)
+        self.classes, self.labels = _number_labels(spool, known)
         self._spool = spool
         self._sources = sources
         self._threads = threads
@@ -164,13 +176,13 @@ def split_rows(labels: Sequence[int], digests: np.ndarray, fraction: float, seed
     return Split([row for row, aside in enumerate(chosen) if not aside], [row for row, aside in enumerate(chosen) if aside])
 
 
-def _number_labels(spool: Spool) -> tuple[list[str], array[int]]:
+def _number_labels(spool: Spool, known: Sequence[str]) -> tuple[list[str], array[int]]:
     seen: dict[str, int] = {}
     numbers = array("i", (seen.setdefault(row.label, len(seen)) for row in spool.rows()))
     if not numbers:
         raise NoData("the query gave no rows to train on")
     if len(seen) < 2:
         raise DataError(f'all rows have the same label "{next(iter(seen))}"', hint="A classifier needs at least two classes.")
-    classes = sorted(seen)
-    place = {seen[label]: index for index, label in enumerate(classes)}
+    classes = sorted({*seen, *known})
+    place = {seen[label]: index for index, label in enumerate(classes) if label in seen}
     return classes, array("i", (place[number] for number in numbers))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,24 +45,37 @@ class Scores:
     labels: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
 
+def written(scores: Scores | None) -> dict[str, object] | None:
+    """For a checkpoint."""
+    return None if scores is None else dict(vars(scores))
+
+
+def read(kept: dict[str, Any] | None) -> Scores | None:
+    """The inverse."""
+    return None if kept is None else Scores(**kept)
+
+
 def fit_head(
-    head: nn.Linear, training: Table, validation: Table, class_weights: torch.Tensor, *, epochs: int
+    head: nn.Linear, training: Table, validation: Table, class_weights: torch.Tensor, *, epochs: int, warm: bool = False
 ) -> Generator[jobs.Epoch, None, None]:
     """Set `head` to the best linear classifier of `training`; yields after each of `epochs` equal shares of the iterations.
 
-    `validation` may be empty; it is measured, not learnt from.  Not in torch's inference mode.
+    `warm` begins with what `head` is, and the penalty draws towards that instead of zero.  `validation` may be empty; it is measured,
+    not learnt from.  Not in torch's inference mode.
     """
     mean, deviation = training.features.mean(0), training.features.std(0, correction=0).clamp_min(1e-6)
     inputs = (training.features - mean) / deviation
-    weight = torch.zeros_like(head.weight, dtype=torch.float32).requires_grad_()
-    bias = torch.zeros_like(head.bias, dtype=torch.float32).requires_grad_()
+    with torch.no_grad():
+        before = (head.weight * deviation if warm else torch.zeros_like(head.weight)).float()
+        bias = (head.bias + head.weight @ mean if warm else torch.zeros_like(head.bias)).float().requires_grad_()
+    weight = before.clone().requires_grad_()
     share = max(1, ITERATIONS // epochs)
     solver = torch.optim.LBFGS([weight, bias], max_iter=share, history_size=10, line_search_fn="strong_wolfe", tolerance_grad=1e-6)
 
     def objective() -> torch.Tensor:
         solver.zero_grad()
         loss = functional.cross_entropy(functional.linear(inputs, weight, bias), training.labels, class_weights)
-        total = loss + PENALTY / (2 * len(training)) * weight.square().sum()
+        total = loss + PENALTY / (2 * len(training)) * (weight - before).square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 

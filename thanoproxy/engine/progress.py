@@ -15,8 +15,8 @@ INTERVAL = 3.0
 
 Phase: TypeAlias = Literal["queued", "loading", "features", "head", "training", "validating", "saving"]
 
-Step: TypeAlias = jobs.Progress | None
-"""What training yields at each batch boundary: mostly nothing, now and then a report."""
+Step: TypeAlias = jobs.Progress | jobs.Remark | None
+"""What training yields at each batch boundary: mostly nothing, now and then a report or a remark."""
 
 Steps: TypeAlias = Generator[Step, None, jobs.Built]
 
@@ -31,7 +31,7 @@ class Meter:
         self._reported = float("-inf")
         self._phase: Phase = "loading"
         self._phase_started = self.started
-        self._done = self._total = 0
+        self._done = self._total = self._before = 0
         self._loss: float | None = None
         self._accuracy: float | None = None
 
@@ -40,9 +40,13 @@ class Meter:
         """Since the job began."""
         return self._clock() - self.started
 
-    def begin(self, phase: Phase, total: int = 0) -> jobs.Progress:
-        """A phase that will see `total` images starts now."""
-        self._phase, self._total, self._done = phase, total, 0
+    def resume(self, seconds: float) -> None:
+        """The job goes on, and had run so long before."""
+        self.started -= seconds
+
+    def begin(self, phase: Phase, total: int = 0, done: int = 0) -> jobs.Progress:
+        """A phase that will see `total` images starts now; `done` of them were seen before a worker died."""
+        self._phase, self._total, self._done, self._before = phase, total, done, done
         self._phase_started = self._clock()
         return self.report()
 
@@ -57,7 +61,7 @@ class Meter:
         """How far it is now; `epoch` where one has just ended."""
         self._reported = self._clock()
         elapsed = self._reported - self._phase_started
-        rate = self._done / elapsed if elapsed > 0 else 0.0
+        rate = (self._done - self._before) / elapsed if elapsed > 0 else 0.0
         return jobs.Progress(
             job=self._job,
             phase=self._phase,
@@ -78,4 +82,8 @@ class Meter:
     def images_per_second(self) -> float:
         """Of the phase so far."""
         elapsed = self._clock() - self._phase_started
-        return self._done / elapsed if elapsed > 0 else 0.0
+        return (self._done - self._before) / elapsed if elapsed > 0 else 0.0
+
+    def remark(self, message: str) -> jobs.Remark:
+        """Something that the client should know."""
+        return jobs.Remark(job=self._job, severity="NOTICE", message=message)

@@ -6,19 +6,23 @@ somebody else use the device in between, or stop.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+import msgspec
 import torch
 from torch import nn
 from torch.nn import functional
 
+from thanoproxy.engine.checkpoint import State
 from thanoproxy.engine.dataset import Augment, Batch, Dataset, Split, batches
 from thanoproxy.engine.device import Device, is_out_of_memory
-from thanoproxy.engine.head import Scores
+from thanoproxy.engine.head import Scores, read, written
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.architecture import Architecture, Recipe
@@ -28,17 +32,31 @@ from thanoproxy.workers import jobs
 SETTLING = 16
 """Batches that batch norm's statistics are averaged over."""
 
-__all__ = ["Trained", "Trainer", "rate_at"]
+__all__ = ["Limits", "Trained", "Trainer", "rate_at"]
 
 
 @dataclass
 class Trained:
-    """The best epoch's scores and state dict, and one log entry per epoch."""
+    """The best epoch's number, scores and state dict, and one log entry per epoch."""
 
+    best: int = 0
     scores: Scores | None = None
     training: Scores | None = None
     state: dict[str, torch.Tensor] = field(default_factory=dict)
     log: list[jobs.Epoch] = field(default_factory=list)
+
+
+class Limits(NamedTuple):
+    """When to stop before the last epoch: after `patience` epochs that were no better, or once the job has run for `seconds`."""
+
+    patience: int | None = None
+    seconds: float | None = None
+
+    def late(self, meter: Meter) -> bool:
+        return self.seconds is not None and meter.seconds >= self.seconds
+
+
+UNLIMITED = Limits()
 
 
 class Trainer:
@@ -46,6 +64,8 @@ class Trainer:
 
     `fresh` tells that the weights were drawn at random, so that batch norm has to learn its statistics; pretrained ones are
     kept, since the batches of a short fine-tune are a poor sample.
+
+    `state` is all that it needs to go on after an epoch, and `restore` takes it over, before `run`.
     """
 
     def __init__(
@@ -58,6 +78,7 @@ class Trainer:
         device: Device,
         *,
         fresh: bool,
+        class_weights: torch.Tensor | None = None,
     ) -> None:
         self.network = network
         self.architecture = architecture
@@ -67,37 +88,94 @@ class Trainer:
         self.device = device
         self.fresh = fresh
         self.micro_batch = recipe.batch_size
-        self.class_weights = dataset.class_weights(split.training).to(device.device)
+        self.class_weights = (dataset.class_weights(split.training) if class_weights is None else class_weights).to(device.device)
+        self.epochs_done = self.steps_done = 0
+        self.kept = Trained()
+        network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = self._optimizer()
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
 
-    def run(self, meter: Meter, *, epochs: int, seed: int, augment: bool, first_epoch: int = 1) -> Generator[Step, None, Trained]:
-        """Train for `epochs`, validate after each, and keep the best (the last, if there is nothing to validate on)."""
-        self.network.to(self.device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = self._optimizer()
-        peaks = [group["lr"] for group in optimizer.param_groups]
+    def run(
+        self,
+        meter: Meter,
+        *,
+        epochs: int,
+        seed: int,
+        augment: bool,
+        first_epoch: int = 1,
+        limits: Limits = UNLIMITED,
+        keep: Callable[[], None] = lambda: None,
+    ) -> Generator[Step, None, Trained]:
+        """Train for `epochs`, validate after each, and keep the best (the last, if there is nothing to validate on).
+
+        `keep` is called where `state` can be taken.
+        """
         plans = [batches(self.split.training, self.recipe.batch_size, seed, epoch) for epoch in range(epochs)]
-        total, step = sum(map(len, plans)), 0
-        kept = Trained()
-        yield meter.begin("training", epochs * len(self.split.training))
-        for epoch, plan in enumerate(plans):
-            started, seen = time.monotonic(), _Sums()
-            loaded = self.dataset.batches(plan, Augment(seed, epoch) if augment else None)
-            with closing(loaded):
-                for batch in loaded:
-                    factor = rate_at(step, total, self.recipe.warmup)
-                    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                        group["lr"] = peak * factor
-                    loss, right = self._step(batch, optimizer)
-                    seen.add(len(batch.rows), loss, right)
-                    step += 1
-                    yield meter.advance(len(batch.rows), loss=seen.loss, accuracy=seen.accuracy)
-            yield from self._settle_batch_norm(plan, meter)
-            check = yield from self.validate(meter)
-            kept.log.append(_log_entry(first_epoch + epoch, seen, check, self.recipe.learning_rate * factor, started))
-            if _better(check, kept.scores):
-                kept.scores, kept.training = check, Scores(seen.loss, seen.accuracy)
-                kept.state = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-            yield meter.report(kept.log[-1])
-        return kept
+        images = len(self.split.training)
+        yield meter.begin("training", epochs * images, self.epochs_done * images)
+        while (why := self._why_over(limits, meter, sum(map(len, plans)))) is None:
+            yield from self._epoch(meter, plans, seed, augment, limits, first_epoch)
+            keep()
+            yield meter.report(self.kept.log[-1])
+        if why:
+            yield meter.remark(why)
+        return self.kept
+
+    def state(self) -> State:
+        kept = msgspec.to_builtins(replace(self.kept, state={}, scores=None, training=None))
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "micro_batch": self.micro_batch,
+            "done": [self.epochs_done, self.steps_done],
+            "kept": {**kept, "state": self.kept.state, "scores": written(self.kept.scores), "training": written(self.kept.training)},
+        }
+
+    def restore(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.micro_batch = state["micro_batch"]
+        self.epochs_done, self.steps_done = state["done"]
+        kept = state["kept"]
+        plain = msgspec.convert({**kept, "state": {}, "scores": None, "training": None}, Trained)
+        self.kept = replace(plain, state=kept["state"], scores=read(kept["scores"]), training=read(kept["training"]))
+
+    def _epoch(
+        self, meter: Meter, plans: list[list[list[int]]], seed: int, augment: bool, limits: Limits, first_epoch: int
+    ) -> Generator[Step, None, None]:
+        """The next epoch, as far as time allows; at least one step of it."""
+        started, seen, epoch, total = time.monotonic(), _Sums(), self.epochs_done, sum(map(len, plans))
+        loaded = self.dataset.batches(plans[epoch], Augment(seed, epoch) if augment else None)
+        with closing(loaded):
+            for batch in loaded:
+                factor = rate_at(self.steps_done, total, self.recipe.warmup)
+                for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+                    group["lr"] = peak * factor
+                loss, right = self._step(batch, seed)
+                seen.add(len(batch.rows), loss, right)
+                self.steps_done += 1
+                yield meter.advance(len(batch.rows), loss=seen.loss, accuracy=seen.accuracy)
+                if limits.late(meter):
+                    break
+        yield from self._settle_batch_norm(plans[epoch], meter)
+        check = yield from self.validate(meter)
+        self.epochs_done += 1
+        kept = self.kept
+        kept.log.append(_log_entry(first_epoch + epoch, seen, check, self.recipe.learning_rate * factor, started))
+        if _better(check, kept.scores):
+            kept.best, kept.scores, kept.training = self.epochs_done, check, Scores(seen.loss, seen.accuracy)
+            kept.state = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+    def _why_over(self, limits: Limits, meter: Meter, total: int) -> str | None:
+        """What to tell the client when it is; None where training goes on."""
+        if self.steps_done == total:
+            return ""
+        if self.epochs_done and limits.late(meter):
+            return f"max_seconds: training was stopped in epoch {self.epochs_done}, and what has been learnt is kept"
+        waited = self.epochs_done - self.kept.best
+        if limits.patience is not None and waited >= limits.patience:
+            return f"early_stopping: epoch {self.kept.best} is kept, since the {waited} after it were no better"
+        return None
 
     def validate(self, meter: Meter) -> Generator[Step, None, Scores | None]:
         """Scores on the validation rows; None if there are none."""
@@ -152,12 +230,15 @@ class Trainer:
             logits = self.network(self._images(batch.pixels))
         return logits, batch.labels.to(self.device.device)
 
-    def _step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> tuple[float, int]:
+    def _step(self, batch: Batch, seed: int) -> tuple[float, int]:
         """One optimizer step; the batch's mean loss and how many were right.
 
         Out of memory, it is done again in smaller parts whose gradients add up to the same step.
         """
+        optimizer = self.optimizer
         while True:
+            # What is dropped depends on the step alone: not on what came before in this process, or beside it on other threads.
+            torch.manual_seed(_step_seed(seed, self.steps_done))
             optimizer.zero_grad(set_to_none=True)
             try:
                 result = self._gradients(batch)
@@ -228,6 +309,10 @@ def rate_at(step: int, total: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _better(new: Scores | None, old: Scores | None) -> bool:

@@ -1,4 +1,4 @@
-"""A BUILD from its rows to its result: spool, job, progress to the client and to everybody else.
+"""A BUILD or FIT from its rows to its result: spool, job, progress to the client and to everybody else.
 
 EXPORT and UPLOAD are jobs without rows.
 """
@@ -16,6 +16,7 @@ from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.errors import DuplicateFile, FileUnavailable, ThanoError
 from thanoproxy.session.services import Services
 from thanoproxy.statements.shapes import Training, Transfer
+from thanoproxy.wire import messages
 from thanoproxy.wire.values import field_at
 from thanoproxy.workers import jobs
 from thanoproxy.workers.spool import SpoolWriter
@@ -30,8 +31,8 @@ class JobRun:
         """One DataRow's body, in text format."""
         raise NotImplementedError
 
-    async def run(self, notify: Callable[[str], None]) -> None:
-        """Work on what was fed; `notify` gets a line for each report.  Raises what stopped it."""
+    async def run(self, notify: Callable[[bytes], None], encoding: str) -> None:
+        """Work on what was fed; `notify` gets a notice for each report.  Raises what stopped it."""
         raise NotImplementedError
 
     def record(self) -> ModelRecord | None:
@@ -67,7 +68,7 @@ class TransferRun(JobRun):
     def feed(self, body: bytes) -> None:
         raise AssertionError("the query of a transfer has no rows")
 
-    async def run(self, notify: Callable[[str], None]) -> None:
+    async def run(self, notify: Callable[[bytes], None], encoding: str) -> None:
         request, pool = self._transfer.request(uuid4().hex), self._services.pool
         try:
             self._answer = await (pool.export(request) if isinstance(request, jobs.Export) else pool.upload(request))
@@ -111,14 +112,14 @@ class TrainingRun(JobRun):
         self._spool.add(image, label)
         self._rows += 1
 
-    async def run(self, notify: Callable[[str], None]) -> None:
+    async def run(self, notify: Callable[[bytes], None], encoding: str) -> None:
         self._spool.finish()
         if self._problem is not None:
             raise self._problem
-        request = self.training.request("", self._spool.path)
+        request = structs.replace(self.training.request("", self._spool.path), checkpoint=self._spool.checkpoint)
         training = self.training
         self._job = await self._services.log.begin(self._database, training.kind, training.model, training.role, self._backend_pid)
-        self._built = await self._train(structs.replace(request, job=self._job), notify)
+        self._built = await self._train(structs.replace(request, job=self._job), notify, encoding)
 
     def record(self) -> ModelRecord:
         assert self._built is not None, "it has run"
@@ -136,17 +137,26 @@ class TrainingRun(JobRun):
         if self._job:
             await self._services.log.fail(self._database, self._job, problem)
 
-    async def _train(self, request: jobs.Build, notify: Callable[[str], None]) -> jobs.Built:
+    async def _train(self, request: jobs.Build, notify: Callable[[bytes], None], encoding: str) -> jobs.Built:
         async with aclosing(self._services.pool.build(request)) as events:
             async for event in events:
                 if isinstance(event, jobs.Built):
                     return event
-                notify(progress_text(event))
+                if isinstance(event, jobs.Remark):
+                    notify(remark_notice(event, encoding))
+                    continue
+                notify(messages.notice(progress_text(event), encoding=encoding))
                 await self._services.log.progress(self._database, self._job, event)
         raise AssertionError("a build ends with Built or raises")
 
     def discard(self) -> None:
         self._spool.discard()
+
+
+def remark_notice(remark: jobs.Remark, encoding: str) -> bytes:
+    """A notice, or a warning, whose SQLSTATE is PostgreSQL's own for warnings."""
+    code = "01000" if remark.severity == "WARNING" else "00000"
+    return messages.notice(remark.message, severity=remark.severity, sqlstate=code, detail=remark.detail, encoding=encoding)
 
 
 def progress_text(progress: jobs.Progress) -> str:

@@ -122,7 +122,7 @@ async def collect(
 
 async def _train(exchange: Exchange, run: JobRun) -> list[object]:
     try:
-        await run.run(lambda text: exchange.client.write(messages.notice(text, encoding=exchange.codec)))
+        await run.run(exchange.client.write, exchange.codec)
         record = run.record()
         if record is not None:
             await exchange.ask(store.register_model(record))

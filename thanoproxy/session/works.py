@@ -221,9 +221,8 @@ class CollectWork(Work):
             run.discard()
 
     async def _train(self, run: JobRun) -> bytes | None:
-        codec = self.exchange.codec
         try:
-            await run.run(lambda text: self.exchange.client.write(messages.notice(text, encoding=codec)))
+            await run.run(self.exchange.client.write, self.exchange.codec)
         except ThanoError as problem:
             await run.failed(problem)
             raise

@@ -20,6 +20,7 @@ from thanoproxy.statements import (
     drop_model,
     evaluate,
     export_model,
+    fit_model,
     grant_usage,
     list_models,
     predict,
@@ -35,6 +36,7 @@ __all__ = ["MARKS", "Part", "begins_ours", "recognise"]
 
 STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summarise | Collect | Refresh]] = {
     ("BUILD",): build_model.parse,
+    ("FIT",): fit_model.parse,
     ("PREDICT",): predict.parse,
     ("CONVERT",): convert.parse,
     ("EVALUATE",): evaluate.parse,
@@ -53,7 +55,6 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
 """The words a statement begins with (`_opening`).  A single word begins no statement of PostgreSQL's; the cursor stands behind it."""
 
 LATER: dict[tuple[str, ...], str] = {
-    ("FIT",): "FIT MODEL",
     **inside.LATER,
 }
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
@@ -158,5 +159,5 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     if isinstance(shape, Rewrite | Refresh) or hole is None or hole.start < shape.inner.start:
         return shape
     if isinstance(shape, Collect):
-        raise FeatureNotSupported(f"{hole.word} is not supported inside the query of a BUILD yet", position=hole.start + 1)
+        raise FeatureNotSupported(f"{hole.word} is not supported inside the query of a BUILD or FIT yet", position=hole.start + 1)
     return nested(text, statement)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import BYTEA, FLOAT8, INT4, INT8, TEXT, TEXT_ARRAY, bytea
 from thanoproxy.workers import jobs
 
-__all__ = ["LATER", "RULES", "parse"]
+__all__ = ["LATER", "RULES", "Collecting", "ModelTraining", "parse", "read_name"]
 
 RULES = {
     **IMAGE_COLUMN,
@@ -35,18 +36,17 @@ RULES = {
     "seed": Rule("int", least=0, most=2**31 - 1),
     "augment": Rule("bool"),
     "validation_split": Rule("float", least=0, most=0.9),
+    "early_stopping": Rule("int", least=1, most=10_000, none=True, yes=3),
+    "class_weights": Rule("floats", least=0, above=True, most=1e6, choices=("balanced",), none=True),
+    "max_seconds": Rule("float", least=0, above=True, most=1e9, none=True),
 }
-LATER = frozenset({"early_stopping", "class_weights", "max_seconds"})
+LATER: frozenset[str] = frozenset()
 _TRAINING = frozenset(jobs.TrainOptions.__struct_fields__)
 
 
 def parse(cursor: Cursor) -> Collect:
     """Behind BUILD."""
-    cursor.expect("MODEL", "Write BUILD MODEL name USING architecture AS query.")
-    name = cursor.model("a name for the model")
-    if name.version is not None:
-        raise cursor.error("USING: versions are counted by the database", "OPTIONS (overwrite=true) makes a new version.")
-    cursor.expect("USING", "Write BUILD MODEL name USING architecture AS query.")
+    name = read_name(cursor, "Write BUILD MODEL name USING architecture AS query.")
     position = cursor.position
     architecture = cursor.identifier("the name of an architecture, such as ConvNeXt_Tiny", fold=False)
     try:
@@ -59,10 +59,19 @@ def parse(cursor: Cursor) -> Collect:
     return BuildModel(name, known.name, options, cursor.query())
 
 
-class BuildModel(Collect):
-    """A BUILD MODEL as written."""
+def read_name(cursor: Cursor, hint: str) -> ModelName:
+    """MODEL name USING."""
+    cursor.expect("MODEL", hint)
+    name = cursor.model("a name for the model")
+    if name.version is not None:
+        raise cursor.error("USING: versions are counted by the database", "OPTIONS (overwrite=true) makes a new version.")
+    cursor.expect("USING", hint)
+    return name
 
-    tag = b"SELECT 1"
+
+class Collecting(Collect):
+    """A statement that makes a version of a model from the rows of its query."""
+
     result = (
         Column(b"name", TEXT),
         Column(b"version", INT4, type_size=4),
@@ -72,36 +81,57 @@ class BuildModel(Collect):
         Column(b"seconds", FLOAT8, type_size=8),
     )
 
-    def __init__(self, name: ModelName, architecture: str, options: Chosen, inner: InnerQuery) -> None:
+    def __init__(self, name: ModelName, options: Chosen, inner: InnerQuery) -> None:
         self.name = name
-        self.architecture = architecture
         self.options = options
         self.inner = inner
+
+    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Training:
+        assert found is not None, "the lookup gives a row or raises"
+        return self.begin(found, inner, codec, seal)
+
+    @abstractmethod
+    def begin(self, found: Sequence[str | None], inner: Sequence[Column], codec: str, seal: Seal) -> Training:
+        """The same, where the row is there."""
+
+    def reserved(self, found: Sequence[str | None]) -> tuple[str, int]:
+        """The new version's owner and number."""
+        assert found[0] is not None, "a role has a name"
+        assert found[1] is not None, "a version is a number"
+        return found[0], int(found[1])
+
+
+class BuildModel(Collecting):
+    """A BUILD MODEL as written."""
+
+    tag = b"SELECT 1"
+
+    def __init__(self, name: ModelName, architecture: str, options: Chosen, inner: InnerQuery) -> None:
+        super().__init__(name, options, inner)
+        self.architecture = architecture
 
     def lookup(self) -> str:
         return store.reserve_model(self.name.name, self.options.get("overwrite", False))
 
-    def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Training:
-        assert found is not None, "reserve_model gives a row or raises"
-        assert found[0] is not None, "a role has a name"
-        assert found[1] is not None, "a version is a number"
-        image, label = image_column(inner, codec, self.options), label_column(inner, codec, self.options)
-        return ModelTraining(self, (found[0], int(found[1])), (image, label), inner[image].type_oid == BYTEA, codec, seal)
+    def begin(self, found: Sequence[str | None], inner: Sequence[Column], codec: str, seal: Seal) -> Training:
+        return ModelTraining(self, self.architecture, self.reserved(found), inner, codec, seal)
 
 
 class ModelTraining(Training):
-    """A BUILD MODEL on its way: checks each row as it comes, so that the first bad one ends it before an image is read."""
+    """One of these on its way: checks each row as it comes, so that the first bad one ends it before an image is read."""
 
     kind = "BUILD"
 
     def __init__(
-        self, statement: BuildModel, reserved: tuple[str, int], indices: tuple[int, int], is_bytea: bool, codec: str, seal: Seal
+        self, statement: Collecting, architecture: str, reserved: tuple[str, int], inner: Sequence[Column], codec: str, seal: Seal
     ) -> None:
-        self.statement = statement
+        image, label = image_column(inner, codec, statement.options), label_column(inner, codec, statement.options)
+        self.options = statement.options
+        self.architecture = architecture
         self.model = statement.name.name
         self.role, self.version = reserved
-        self.indices = indices
-        self._bytea = is_bytea
+        self.indices = (image, label)
+        self._bytea = inner[image].type_oid == BYTEA
         self._codec = codec
         self._seal = seal
         self._labels: set[str] = set()
@@ -136,8 +166,8 @@ class ModelTraining(Training):
                 f"all {self._rows} rows have the same label, '{next(iter(self._labels))}'",
                 hint="A classifier needs images of at least two classes.",
             )
-        chosen = {name: value for name, value in self.statement.options.values.items() if name in _TRAINING}
-        return jobs.Build(job, self.statement.architecture, spool, jobs.TrainOptions(**chosen))
+        chosen = {name: value for name, value in self.options.values.items() if name in _TRAINING}
+        return jobs.Build(job, self.architecture, spool, jobs.TrainOptions(**chosen))
 
     def record(self, built: jobs.Built) -> ModelRecord:
         return self._seal.sign(
@@ -148,13 +178,17 @@ class ModelTraining(Training):
                 architecture=built.architecture,
                 artifact=built.artifact,
                 classes=tuple(built.classes),
-                options=built.options,
+                options=self.used(built),
                 metrics={**built.metrics, "data_sha256": self._data.hexdigest()},
                 images=built.images,
                 size_bytes=built.size_bytes,
                 job=built.job,
             )
         )
+
+    def used(self, built: jobs.Built) -> dict[str, object]:
+        """The options of the version, with the values that were used."""
+        return built.options
 
     def summary(self, built: jobs.Built) -> tuple[Any, ...]:
         measured = built.metrics.get("validation_accuracy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thanoproxy.errors import FeatureNotSupported, InvalidOption, SyntaxProblem
@@ -18,8 +18,9 @@ __all__ = ["IMAGE_COLUMN", "LABEL_COLUMN", "RESULT_COLUMN", "Chosen", "Rule", "r
 class Rule:
     """One option: its type, its bounds, and the words or names it also answers to.
 
-    `kind` is 'text', 'texts' (a list of them), 'bool', 'int' or 'float'; `least` is inclusive unless `above` says it is not; `choices`
-    are matched in any case; `auto` lets the word 'auto' stand for None.
+    `kind` is 'text', 'texts' (a list of them), 'bool', 'int', 'float' or 'floats' (a list); `least` is inclusive unless `above` says it
+    is not; `choices` are matched in any case; `auto` lets the word 'auto' stand for None, `none` NONE and NULL; `yes` is what TRUE
+    stands for, and then FALSE stands for None.
     """
 
     kind: str
@@ -29,12 +30,20 @@ class Rule:
     above: bool = False
     choices: tuple[str, ...] = ()
     auto: bool = False
+    none: bool = False
+    yes: int | None = None
 
     def read(self, option: Option) -> Any:
         """The option's value.  Raises `InvalidOption`."""
         value = option.value
         if self.auto and isinstance(value, str) and value.lower() == "auto":
             return None
+        if (self.none and value is None) or (self.yes is not None and value is False):
+            return None
+        if self.yes is not None and value is True:
+            return self.yes
+        if self.kind == "floats" and isinstance(value, list):
+            return tuple(self._number(replace(option, value=one)) for one in value)
         if self.choices:
             return self._choice(option)
         if self.kind == "bool" and not isinstance(value, bool):
@@ -51,12 +60,13 @@ class Rule:
         for choice in self.choices:
             if isinstance(option.value, str) and option.value.lower() == choice.lower():
                 return choice
-        raise _wrong(option, "must be " + " or ".join(f"'{choice}'" for choice in self.choices))
+        or_list = f", NONE or a list of numbers{self._bounds()}" if self.kind == "floats" else ""
+        raise _wrong(option, "must be " + " or ".join(f"'{choice}'" for choice in self.choices) + or_list)
 
     def _number(self, option: Option) -> int | float:
         value = option.value
-        names = {"int": "a whole number", "float": "a number"}
-        or_auto = " or 'auto'" if self.auto else ""
+        names = {"int": "a whole number", "float": "a number", "floats": "numbers"}
+        or_auto = " or 'auto'" if self.auto else " or TRUE or FALSE" if self.yes is not None else ""
         if isinstance(value, bool) or not isinstance(value, int if self.kind == "int" else int | float):
             raise _wrong(option, f"must be {names[self.kind]}{self._bounds()}{or_auto}")
         low = self.least is not None and (value <= self.least if self.above else value < self.least)

@@ -299,10 +299,17 @@ def error_response(error: ThanoError, severity: str = "ERROR", encoding: str = "
     return ErrorFields({code: _text(value, encoding) for code, value in fields.items()}).encode()
 
 
-def notice(text: str, *, severity: str = "NOTICE", sqlstate: str = "00000", hint: str | None = None, encoding: str = "utf-8") -> bytes:
+def notice(
+    text: str,
+    *,
+    severity: str = "NOTICE",
+    sqlstate: str = "00000",
+    detail: str | None = None,
+    hint: str | None = None,
+    encoding: str = "utf-8",
+) -> bytes:
     fields = {b"S": severity, b"V": severity, b"C": sqlstate, b"M": text}
-    if hint is not None:
-        fields[b"H"] = hint
+    fields |= {code: value for code, value in ((b"D", detail), (b"H", hint)) if value is not None}
     return ErrorFields({code: _text(value, encoding) for code, value in fields.items()}).encode(b"N")
 
 

@@ -1,7 +1,7 @@
 """What the pools of worker processes share: each job goes to the least busy worker, and waits for one where there is none.
 
-A job whose worker dies fails with `WorkerFailure`; a PREDICT, a Load or an Identify, which leave nothing behind, is first tried once more
-on whichever worker is there.
+A job whose worker dies is tried again on whichever worker is there: a PREDICT, a Load or an Identify once, a BUILD, which goes on from
+its last checkpoint, `RESUMES` times.  Then it fails with `WorkerFailure`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from contextlib import aclosing
 from thanoproxy.errors import Canceled, WorkerFailure
 from thanoproxy.workers import jobs
 from thanoproxy.workers.line import Line
-from thanoproxy.workers.replies import Answer, one_reply, until_built
+from thanoproxy.workers.replies import Answer, Report, one_reply, until_built
 
 __all__ = ["Crew"]
+
+RESUMES = 2
+"""What kills a third worker is likely to be the job itself."""
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +57,22 @@ class Crew(ABC):
         # Nor this: the file may be what the worker died of.
         return await one_reply((await self._pick()).send, request, jobs.Built)
 
-    async def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
-        line = await self._pick()
+    async def build(self, request: jobs.Build) -> AsyncGenerator[Report, None]:
+        for resumes_left in range(RESUMES if request.checkpoint is not None else 0, -1, -1):
+            line = await self._pick()
+            try:
+                async with aclosing(self._train(line, request)) as reports:
+                    async for report in reports:
+                        yield report
+            except WorkerFailure as problem:
+                if self._closing or not resumes_left:
+                    raise
+                log.warning("job %s lost its worker and is resumed", request.job)
+                yield _resumed(request.job, problem)
+            else:
+                return
+
+    async def _train(self, line: Line, request: jobs.Build) -> AsyncGenerator[Report, None]:
         line.builds += 1
         try:
             async with aclosing(until_built(line.send, request)) as reports:
@@ -90,3 +107,8 @@ class Crew(ABC):
         """Wake those who wait: a worker came or went, or the pool is closing."""
         self._news.set()
         self._news = asyncio.Event()
+
+
+def _resumed(job: str, problem: WorkerFailure) -> jobs.Remark:
+    message = f"{problem.message}; another one resumes the training from its last checkpoint"
+    return jobs.Remark(job=job, severity="WARNING", message=message, detail=problem.detail)

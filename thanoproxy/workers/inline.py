@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from thanoproxy.errors import Canceled
 from thanoproxy.workers import jobs
 from thanoproxy.workers.memory import keep_freed_memory
-from thanoproxy.workers.replies import one_reply, until_built
+from thanoproxy.workers.replies import Report, one_reply, until_built
 from thanoproxy.workers.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class InlinePool:
     async def upload(self, request: jobs.Upload) -> jobs.Built:
         return await one_reply(self._send, request, jobs.Built)
 
-    def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
+    def build(self, request: jobs.Build) -> AsyncGenerator[Report, None]:
         return until_built(self._send, request)
 
     def _send(self, request: jobs.Request, receive: Callable[[jobs.Reply], None]) -> None:

@@ -8,6 +8,7 @@ a whole direction (`REQUEST`, `REPLY`).  Workers know nothing of SQL, sessions o
                                       <---   Predicted(job, classes, scores, failures)
       Build(job, architecture, spool) --->
                                       <---   Progress(job, …)  (once an epoch, and at least every 10 s)
+                                      <---   Remark(job, …)    (what the client should know)
                                       <---   Built(job, artifact, …)
       Identify(job, images)           --->
                                       <---   Identified(job, identities)
@@ -53,6 +54,9 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     augment: bool = True
     validation_split: float = 0.2
+    early_stopping: int | None = None
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = "balanced"
+    max_seconds: float | None = None
 
 
 class Predict(msgspec.Struct, frozen=True, tag="predict"):
@@ -75,12 +79,19 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
 
 
 class Build(msgspec.Struct, frozen=True, tag="build"):
-    """Train `architecture` on the rows spooled in the file `spool` (see `thanoproxy.workers.spool`)."""
+    """Train `architecture` on the rows spooled in the file `spool` (see `thanoproxy.workers.spool`).
+
+    A FIT names the artifact it begins with as `start`; then architecture, input size and colour are that artifact's.  In the file
+    `checkpoint` the worker keeps how far it is, and goes on from there if it finds one: so the same request after a worker's death
+    ends as if nothing had happened.
+    """
 
     job: str
     architecture: str
     spool: str
     options: TrainOptions
+    start: str | None = None
+    checkpoint: str | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -176,6 +187,15 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     epoch: Epoch | None = None
 
 
+class Remark(msgspec.Struct, frozen=True, kw_only=True, tag="remark"):
+    """What the client of a BUILD should know, as a notice; the job goes on."""
+
+    job: str
+    severity: Literal["NOTICE", "WARNING"]
+    message: str
+    detail: str | None = None
+
+
 class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
     """A finished BUILD or Upload: the artifact is on disk, fsynced, and named by its content hash."""
 
@@ -220,7 +240,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     failure: Failure
 
 
-Reply = Predicted | Progress | Built | Loaded | Identified | Exported | Failed
+Reply = Predicted | Progress | Remark | Built | Loaded | Identified | Exported | Failed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

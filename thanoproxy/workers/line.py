@@ -68,7 +68,7 @@ class Line:
             self._deliver(_failed(job, self._why_over))
 
     def _deliver(self, reply: jobs.Reply) -> None:
-        if isinstance(reply, jobs.Progress):
+        if isinstance(reply, jobs.Progress | jobs.Remark):
             receive = self._receivers.get(reply.job)
         else:
             receive = self._receivers.pop(reply.job, None)

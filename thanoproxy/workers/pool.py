@@ -39,5 +39,5 @@ class Pool(Protocol):
     async def upload(self, request: jobs.Upload) -> jobs.Built:
         """Make an artifact of a file of the user's.  Raises `InvalidOption` for what is no such model."""
 
-    def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
-        """Train: progress while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""
+    def build(self, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Remark | jobs.Built, None]:
+        """Train: progress and remarks while it runs, then one `Built`, then the end.  Closing the iterator cancels the job."""

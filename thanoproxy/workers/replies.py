@@ -13,9 +13,10 @@ from typing import TypeVar
 from thanoproxy.errors import ThanoError
 from thanoproxy.workers import jobs
 
-__all__ = ["Answer", "Send", "one_reply", "raise_failed", "until_built"]
+__all__ = ["Answer", "Report", "Send", "one_reply", "raise_failed", "until_built"]
 
 Send = Callable[[jobs.Request, Callable[[jobs.Reply], None]], None]
+Report = jobs.Progress | jobs.Remark | jobs.Built
 Answer = TypeVar("Answer", jobs.Loaded, jobs.Predicted, jobs.Identified, jobs.Exported, jobs.Built)
 Asked = jobs.Load | jobs.Predict | jobs.Identify | jobs.Export | jobs.Upload
 
@@ -39,7 +40,7 @@ async def one_reply(send: Send, request: Asked, kind: type[Answer]) -> Answer:
     return answer
 
 
-async def until_built(send: Send, request: jobs.Build) -> AsyncGenerator[jobs.Progress | jobs.Built, None]:
+async def until_built(send: Send, request: jobs.Build) -> AsyncGenerator[Report, None]:
     """Every report of a BUILD, then its `Built`.  Raises what the worker says went wrong; closing it early cancels the job."""
     queue: asyncio.Queue[jobs.Reply] = asyncio.Queue()
     send(request, queue.put_nowait)
@@ -47,9 +48,9 @@ async def until_built(send: Send, request: jobs.Build) -> AsyncGenerator[jobs.Pr
     try:
         while not over:
             reply = await queue.get()
-            over = not isinstance(reply, jobs.Progress)
+            over = not isinstance(reply, jobs.Progress | jobs.Remark)
             raise_failed(reply)
-            assert isinstance(reply, (jobs.Progress, jobs.Built)), f"a worker answered Build with {type(reply).__name__}"
+            assert isinstance(reply, (jobs.Progress, jobs.Remark, jobs.Built)), f"a worker answered Build with {type(reply).__name__}"
             yield reply
     finally:
         if not over:

@@ -22,7 +22,7 @@ import msgspec
 from thanoproxy.errors import InternalError
 from thanoproxy.workers.jobs import Image
 
-__all__ = ["Row", "Spool", "SpoolWriter"]
+__all__ = ["Row", "Spool", "SpoolWriter", "half_written"]
 
 BUFFER = 1024 * 1024
 PREFIX = "thanoproxy-spool-"
@@ -39,10 +39,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[Any, str]).decode  # str, bytes or None, which only msgpack tells apart
 
 
+def half_written(checkpoint: str) -> str:
+    """Where a checkpoint is written before it takes the place of the one before."""
+    return checkpoint + ".tmp"
+
+
 class SpoolWriter:
     """A new spool file in `directory` (default: the system's own for temporary files), readable by its owner alone.
 
-    As a context manager it removes the file in the end, so the block must last as long as the job that reads it:
+    `checkpoint` is where the job may keep how far it is; a worker that dies leaves it, and perhaps a half-written one, for the next.
+    As a context manager it removes them all in the end, so the block must last as long as the job that reads it:
 
         with SpoolWriter() as spool:
             spool.add(image, label)
@@ -53,6 +59,7 @@ class SpoolWriter:
     def __init__(self, directory: str | None = None) -> None:
         descriptor, self.path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
         self._file = os.fdopen(descriptor, "wb", buffering=BUFFER)
+        self.checkpoint = self.path + ".checkpoint"
         self.rows = 0
         self.size_bytes = 0
 
@@ -70,12 +77,13 @@ class SpoolWriter:
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file, finished or not."""
+        """Remove the file, finished or not, and what a worker left of its checkpoints."""
         # What is still buffered need not reach a disk that may be full.
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        for path in (self.path, self.checkpoint, half_written(self.checkpoint)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def __enter__(self) -> Self:
         return self
