@@ -157,3 +157,11 @@ def test_a_change_to_the_files_is_noticed_when_asked_to_verify(artifact: str, wo
         residency.get(artifact, verify=True)
     with pytest.raises(ArtifactCorrupt):
         residency.get(artifact)
+
+
+def test_loading_draws_no_random_numbers(artifact: str, workshop: Workshop) -> None:
+    """A training on the device's thread counts on them."""
+    before = torch.get_rng_state()
+    model = load_model(workshop.store, artifact, workshop.device)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(tensor.is_meta for tensor in model.network.state_dict().values())

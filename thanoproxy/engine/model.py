@@ -85,8 +85,9 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
     data = store.weights(identity, manifest)
     try:
         architecture = registry.lookup(manifest.architecture).load()
-        network = architecture.make(len(manifest.classes), pretrained=True)
-        network.load_state_dict(load_safetensors(data))
+        with torch.device("meta"):  # without weights: drawing random ones takes time, and numbers that a training beside it counts on
+            network = architecture.make(len(manifest.classes), pretrained=True)
+        network.load_state_dict(load_safetensors(data), assign=True)
     except (SafetensorError, RuntimeError, ThanoError) as error:
         # Its hash is right, so it was written so: by another version of this program, or of torchvision.
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
