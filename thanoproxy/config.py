@@ -219,6 +219,9 @@ class Artifacts(Section):
     """Where the weights of built models are kept."""
 
     url: str = Field(default_factory=_artifact_url, description="file:///folder that holds the weights of built models")
+    sweep_after: float = Field(
+        default=0, ge=0, le=87600, description="hours after which the files of a model that is gone are deleted; 0: never"
+    )
 
     @field_validator("url")
     @classmethod
@@ -318,7 +321,7 @@ def _beside(artifacts: Artifacts, upstream: Upstream) -> Artifacts:
     """The models of an embedded server lie in its folder, unless their place was chosen."""
     if upstream.embedded is None or "url" in artifacts.model_fields_set:
         return artifacts
-    return Artifacts(url=(upstream.embedded / "artifacts").as_uri())
+    return artifacts.model_copy(update={"url": (upstream.embedded / "artifacts").as_uri()})
 
 
 def _exclusive(flags: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,15 +12,16 @@ import contextlib
 import logging
 import socket
 import ssl
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.catalog.saved import SavedViews
 from thanoproxy.catalog.seal import open_seal
 from thanoproxy.catalog.service import Service
+from thanoproxy.catalog.sweeper import Sweeper
 from thanoproxy.config import Settings
 from thanoproxy.errors import AdminShutdown, ConfigurationError, UpstreamUnavailable
 from thanoproxy.session.door import Refused, greet, refusal
@@ -39,6 +40,7 @@ from thanoproxy.wire.startup import Cancel, Startup
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.scratch import Scratch, remove_abandoned
 from thanoproxy.workers.settings import WorkerSettings
 
 __all__ = ["Server", "Shared", "worker_settings"]
@@ -81,8 +83,9 @@ class Server:
         self._views = SavedViews(settings.upstream.required_url)
         self._names: WeakValueDictionary[str, Names] = WeakValueDictionary()
         self._kept_names: dict[str, Names] = {}  # of databases that exist: anybody can ask for others
-        folder = None if shared is None else shared.folder
-        self._spool = tempfile.TemporaryDirectory(prefix="thanoproxy-", dir=folder, ignore_cleanup_errors=True)
+        self._folder = None if shared is None else shared.folder
+        self._spool: Scratch | None = None
+        self._sweeper = Sweeper(settings.upstream.required_url, open_store(settings.artifacts.url), settings.artifacts.sweep_after * 3600)
         self._services: Services | None = None
         self._listener = None if shared is None else shared.listener
         self._cancel_elsewhere = _nowhere if shared is None else shared.cancel_elsewhere
@@ -101,12 +104,15 @@ class Server:
         self._warn()
         self._listener = self._listener or Listener(listen(self.address))
         self.address = self._listener.address
+        await asyncio.to_thread(remove_abandoned)
+        self._spool = Scratch(self._folder)
         await self.pool.start()
         self._services = Services(
-            self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.name), self._names_of, self._views.backend_is_gone
+            self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.path), self._names_of, self._views.backend_is_gone
         )
         if self._database:
             await self._log.start(self._database)
+        self._sweeper.start()
         self._accepting = asyncio.create_task(self._accept(self._listener))
 
     def reload(self) -> None:
@@ -144,12 +150,14 @@ class Server:
             self._listener.close()
         await self._drain()
         await self.pool.close()
+        await self._sweeper.close()
         await self._views.close()
         await self._log.close()
         if self._verifiers is not None:
             await self._verifiers.close()
         await self._farewells.end()
-        self._spool.cleanup()
+        if self._spool is not None:
+            self._spool.remove()
 
     async def _accept(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()

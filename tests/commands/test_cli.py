@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from tests.databases import Database
+from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.catalog.install import LATEST, MIGRATIONS
 from thanoproxy.embedded import temporary_directory
 
@@ -94,6 +95,24 @@ def test_init_that_fails_ends_1(empty_database: Database) -> None:
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert "geheim" not in done.stderr
+
+
+def test_sweep(database: Database, tmp_path: Path) -> None:
+    url = (tmp_path / "artifacts").as_uri()
+    gone = open_store(url).save(b"w", architecture="A", classes=[], preprocessing={}, metrics={}, options={}, software={}).id
+    environment = {"THANOPROXY_UPSTREAM__URL": database.url, "THANOPROXY_ARTIFACTS__URL": url, "THANOPROXY_ARTIFACTS__SWEEP_AFTER": "1"}
+    for words, last in (
+        ([], "0 of 1 files that no model needs deleted"),
+        (["--dry-run"], "0 of 1 files that no model needs would be deleted"),
+    ):
+        done = thanoproxy("sweep", *words, **environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"manifests/{gone}.json: not needed since 2")
+        assert done.stdout.splitlines()[-1] == last
+    [(mark, _)] = open_store(url).files.keys("unused")
+    open_store(url).files.put(mark, b"1000000000")
+    done = thanoproxy("sweep", "--dry-run", **environment)
+    assert "2001-09-09 01:46:40 UTC, " in done.stdout
 
 
 def test_psql_runs_against_the_proxy(database: Database) -> None:

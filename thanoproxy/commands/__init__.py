@@ -4,6 +4,6 @@ A command's module has `HELP`, `arguments(parser)` and `run(args) -> exit code`:
 Errors of ours that `run` raises are shown by `thanoproxy.cli`.
 """
 
-from thanoproxy.commands import check, demo, init, psql, serve
+from thanoproxy.commands import check, demo, init, psql, serve, sweep
 
-COMMANDS = {"serve": serve, "init": init, "check": check, "demo": demo, "psql": psql}
+COMMANDS = {"serve": serve, "init": init, "check": check, "demo": demo, "psql": psql, "sweep": sweep}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 
 from thanoproxy.config import Settings
 from thanoproxy.fronts.front import Front
@@ -21,6 +20,7 @@ from thanoproxy.fronts.orders import Follow, Order, Reload, Start
 from thanoproxy.server import worker_settings
 from thanoproxy.session.listener import Listener, listen
 from thanoproxy.workers.local import LocalPool
+from thanoproxy.workers.scratch import Scratch, remove_abandoned
 from thanoproxy.workers.seat import Seat
 
 __all__ = ["Fronts"]
@@ -35,7 +35,7 @@ class Fronts:
         self._pool = LocalPool(worker_settings(settings))
         self._seats = [self._seat(number) for number in range(settings.server.fronts)]
         self._listener: Listener | None = None
-        self._folder = ""
+        self._scratch: Scratch | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -47,7 +47,8 @@ class Fronts:
         self._listener = Listener(listen(self.address))
         self.address = self._listener.address
         await self._pool.start()
-        self._folder = tempfile.mkdtemp(prefix="thanoproxy-")
+        await asyncio.to_thread(remove_abandoned)
+        self._scratch = Scratch()
         Tally.make(self._folder, len(self._seats))
         self._pool.on_change = self._follow
         first, *others = self._seats
@@ -55,6 +56,11 @@ class Fronts:
         for problem in await asyncio.gather(*(seat.open() for seat in others), return_exceptions=True):
             if isinstance(problem, BaseException):
                 raise problem
+
+    @property
+    def _folder(self) -> str:
+        assert self._scratch is not None, "started"
+        return self._scratch.path
 
     def reload(self) -> None:
         """Have every front read certificates and verifiers again."""
@@ -66,7 +72,8 @@ class Fronts:
             self._listener.close()
         await asyncio.gather(*(seat.close() for seat in self._seats))
         await self._pool.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def _follow(self) -> None:
         self._tell(Follow(self._pool.places))

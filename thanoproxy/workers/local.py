@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 
 from thanoproxy.workers.attached import Place
 from thanoproxy.workers.child import Child
 from thanoproxy.workers.crew import Crew
 from thanoproxy.workers.line import Line
+from thanoproxy.workers.scratch import Scratch
 from thanoproxy.workers.seat import Seat
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -30,7 +29,7 @@ class LocalPool(Crew):
         super().__init__()
         self.on_change: Callable[[], None] = _nobody
         self._settings = settings
-        self._folder = ""
+        self._scratch: Scratch | None = None
         self._numbers = itertools.count(1)
         self._seats: list[Seat[Child]] = []
 
@@ -49,10 +48,15 @@ class LocalPool(Crew):
         """Every device's worker, for those who attach."""
         return [Place(None if seat.holder is None else seat.holder.socket, seat.problem, seat.given_up) for seat in self._seats]
 
+    @property
+    def _folder(self) -> str:
+        assert self._scratch is not None, "started"
+        return self._scratch.path
+
     async def start(self) -> None:
         """Start every worker and wait until all are ready.  Raises `ConfigurationError` or `WorkerFailure`."""
         # In the system's folder for temporary files, because a socket's path may have no more than 107 bytes (unix(7)).
-        self._folder = tempfile.mkdtemp(prefix="thanoproxy-")
+        self._scratch = Scratch()
         try:
             for device in self._settings.devices:
                 child = await self._add_seat(device)
@@ -68,7 +72,8 @@ class LocalPool(Crew):
         self._closing = True
         self._tell()
         await asyncio.gather(*(seat.close() for seat in self._seats))
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def _lines(self) -> list[Line]:
         return [seat.holder.line for seat in self._seats if seat.holder is not None]
