@@ -145,6 +145,8 @@ class TestUpload:
         assert (name, version, classes, images, accuracy) == ("again", 1, ["blue", "red"], 24, None)
         assert cursor.statusmessage == "UPLOAD MODEL"
         assert block.execute(PREDICT.format("again")).fetchall() == block.execute(PREDICT.format("colours")).fetchall()
+        measured = "EVALUATE USING {} AS SELECT image, label FROM pictures"
+        assert block.execute(measured.format("again")).fetchall() == block.execute(measured.format("colours")).fetchall()
         assert block.execute("SELECT class_name, owner, options ->> 'file' FROM thanosql.models WHERE name = 'again'").fetchall() == [
             ("MobileNet_V2", "postgres", "colours.safetensors")
         ]
@@ -262,6 +264,7 @@ class TestRefused:
             {"preprocessing": {"resize": 32, "crop": 64}},
             {"preprocessing": {"resize": 32, "crop": 32, "std": [0, 1, 1]}},
             {"format": 2},
+            {"temperature": 0},
         ],
     )
     def test_a_manifest_that_makes_no_sense(self, block: Connection, exported: Path, files: Path, change: dict[str, object]) -> None:

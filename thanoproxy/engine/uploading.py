@@ -43,6 +43,7 @@ class _Described(NamedTuple):
     preprocessing: Preprocessing
     metrics: dict[str, float | None]
     options: dict[str, object]
+    temperature: float = 1.0
 
 
 def upload_model(store: ArtifactStore, roots: Roots, request: jobs.Upload, go_on: Callable[[], None]) -> jobs.Built:
@@ -68,6 +69,7 @@ def upload_model(store: ArtifactStore, roots: Roots, request: jobs.Upload, go_on
         preprocessing=found.preprocessing,
         metrics=found.metrics,
         options=options,
+        temperature=found.temperature,
     )
     return jobs.Built(
         job=request.job,
@@ -133,7 +135,9 @@ def _from_manifest(request: jobs.Upload, manifest: Manifest) -> _Described:
         raise InvalidOption(f'model file "{request.file}" has no usable preprocessing', detail=str(error)) from error
     architecture = registry.lookup(manifest.architecture).load()
     _check(architecture, manifest.classes, preprocessing, request.file)
-    return _Described(architecture, manifest.classes, preprocessing, manifest.metrics, manifest.options)
+    if not (math.isfinite(manifest.temperature) and manifest.temperature > 0):
+        raise InvalidOption(f'file "{request.file}" cannot be uploaded: its temperature is no number above 0')
+    return _Described(architecture, manifest.classes, preprocessing, manifest.metrics, manifest.options, manifest.temperature)
 
 
 def _check(architecture: Architecture, classes: list[str], preprocessing: Preprocessing, name: str) -> None:
