@@ -123,7 +123,7 @@ def test_functions_are_pinned_and_only_one_runs_as_its_owner(any_database: Datab
     found = {name: (config, definer) for name, config, definer in rows}
     assert found
     pinned = ["search_path=pg_catalog, pg_temp"]
-    # Of one, row-level security is pinned, too: it runs while a dump is restored (migrations/0007_files.sql).
+    # Of one, row-level security is pinned, too: it runs while a dump is restored (migrations/0006_files.sql).
     assert {name: config for name, (config, _) in found.items() if config != pinned} == {"predicted": [*pinned, "row_security=on"]}
     assert [name for name, (_, definer) in found.items() if definer] == ["name_is_taken"]
     views = connect(any_database.url).execute(

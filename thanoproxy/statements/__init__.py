@@ -56,10 +56,11 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
 
 LATER: dict[tuple[str, ...], str] = {
     **inside.LATER,
+    ("COPY", "OPTIONS"): "COPY … OPTIONS",
 }
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
 
-MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE", b"REFRESH")
+MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE", b"OPTIONS", b"REFRESH")
 """Every statement of ours holds one of these words: the bytes test that decides whether a text is looked at."""
 
 
@@ -126,6 +127,10 @@ def _opening(statement: Statement) -> tuple[str, ...]:
     tokens = statement.tokens
     if tokens[0].word == "SHOW" and len(tokens) > 2 and tokens[2].text == ".":
         return ()
+    if tokens[0].word == "COPY":
+        # PostgreSQL's own has no such word behind the table's name.
+        at = 4 if len(tokens) > 2 and tokens[2].text == "." else 2
+        return ("COPY", *(token.word for token in tokens[at : at + 1]))
     if tokens[0].word not in ("GRANT", "REVOKE"):
         return statement.words(4)
     at = next((i for i, token in enumerate(tokens) if token.word == "ON"), len(tokens))
