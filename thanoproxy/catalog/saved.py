@@ -35,7 +35,7 @@ AGAIN = 30.0
 NAMES = "SELECT DISTINCT c.relname::text FROM thanosql.saved_view s JOIN pg_class c ON c.oid = s.view"
 GONE = "SELECT NOT EXISTS (SELECT FROM pg_stat_get_activity($1))"
 
-Heard = Callable[[frozenset[str]], None]
+Heard = Callable[[frozenset[str] | None], None]
 
 
 class SavedViews:
@@ -47,11 +47,11 @@ class SavedViews:
         self._without: dict[str, float] = {}
 
     def enter(self, database: str, heard: Heard) -> None:
-        """A session is in `database`: `heard` is told the names of its views, soon, and whenever they change."""
+        """A session is in `database`: `heard` is told the names of its views, soon, and whenever they change; None without a catalogue."""
         watcher = self._watchers.get(database)
         if watcher is None:
             if time.monotonic() - self._without.get(database, -AGAIN) < AGAIN:
-                heard(frozenset())
+                heard(None)
                 return
             watcher = self._watchers[database] = _Watcher(self._url, database, heard)
             watcher.task.add_done_callback(lambda _: self._ended(database))
@@ -113,7 +113,7 @@ class _Watcher:
                 log.warning("saved views of %s: %s", self._database, str(error) or type(error).__name__)
             else:
                 return
-            self._heard(frozenset())
+            self._heard(None)
             await asyncio.sleep(EVERY)
             if not self.sessions:
                 return
@@ -122,7 +122,7 @@ class _Watcher:
         connection = await open_connection(self._url, self._database)
         try:
             if await stranger(connection) is not None or await installed_version(connection) < LATEST:
-                self._heard(frozenset())
+                self._heard(None)
                 return
             self.has_catalogue = True
             self._connection = connection

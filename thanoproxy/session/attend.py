@@ -259,7 +259,8 @@ class Attendant:
         """As `Reader.read`; of a REFRESH, the server says whether it concerns us."""
         parts = self.reader.read(text)
         if parts is not None and len(parts) == 1 and isinstance(parts[0].shape, Refresh):
-            if self.exchange.pipeline.status == _FAILED:
+            await self.reader.names.known(saved.PATIENCE)
+            if self.exchange.pipeline.status == _FAILED or not self.reader.names.catalogue:
                 return None
             async with self._aside():
                 return parts if await self.exchange.ask(store.saved_rows(parts[0].shape.name)) else None

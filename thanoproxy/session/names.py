@@ -26,6 +26,7 @@ class Names:
 
     def __init__(self) -> None:
         self.marks: Marks = _Marks((*statements.MARKS, *_UNKNOWN))
+        self.catalogue = False
         self._known = asyncio.Event()
         self._heard: frozenset[str] = frozenset()
         self._own: dict[str, None] = {}
@@ -39,8 +40,10 @@ class Names:
     def all(self) -> frozenset[str]:
         return self._heard | self._own.keys()
 
-    def heard(self, names: frozenset[str]) -> None:
-        """These exist, as far as others can see."""
+    def heard(self, names: frozenset[str] | None) -> None:
+        """These exist, as far as others can see; None where the database has no catalogue."""
+        self.catalogue = names is not None
+        names = names or frozenset()
         changed = names != self._heard or not self._known.is_set()
         self._heard = names
         self._known.set()

@@ -18,11 +18,12 @@ from thanoproxy.wire.pipeline import UpstreamError
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["check", "written_out"]
+__all__ = ["PATIENCE", "check", "written_out"]
 
 _DEEPEST = 32
 """Views that name views; the server has no such limit, but a text that grows needs one."""
-_PATIENCE = 2.0
+PATIENCE = 2.0
+"""Seconds to wait for the names of such views, in a database that this front has not been in."""
 
 
 async def written_out(attendant: Attendant, text: bytes) -> Source | None:
@@ -31,7 +32,7 @@ async def written_out(attendant: Attendant, text: bytes) -> Source | None:
     Raises `InsufficientPrivilege` or `UpstreamError`.
     """
     reader = attendant.reader
-    await reader.names.known(_PATIENCE)
+    await reader.names.known(PATIENCE)
     decoded, found = reader.mentions(text)
     definitions = await _definitions(attendant, decoded, found) if found else {}
     return expanded(decoded, definitions) if definitions else None
