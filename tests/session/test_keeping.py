@@ -230,3 +230,11 @@ class TestRefused:
             assert stranger.execute("SELECT count(*) FROM thanosql.prediction").fetchone() == (0,)
             with pytest.raises(errors.InsufficientPrivilege):
                 stranger.execute("INSERT INTO thanosql.prediction VALUES ('postgres', 's', '', 'a', '', '{}')")
+
+
+def test_where_there_is_no_catalogue_a_refresh_is_postgresqls(proxy: Proxy, empty_database: Database) -> None:
+    with psycopg.connect(proxy.url(empty_database), autocommit=True) as connection:
+        connection.execute("CREATE MATERIALIZED VIEW mv AS SELECT count(*) AS n FROM pg_class")
+        connection.execute("REFRESH MATERIALIZED VIEW mv")
+        with pytest.raises(errors.UndefinedTable, match='"nobody"'):
+            connection.execute("REFRESH MATERIALIZED VIEW nobody")
