@@ -21,6 +21,8 @@ from pglast.enums import BoolExprType, LimitOption, SetOperation
 from pglast.parser import ParseError
 from pglast.stream import RawStream
 
+from thanoproxy.sql.tree import walk
+
 __all__ = ["EVERYTHING", "MARK", "Need", "needs"]
 
 MARK = "thanoproxy_hole_"
@@ -125,10 +127,10 @@ def _need(item: Any, parent: Any, whole: Any, added: frozenset[str], around: _Ar
 
 def _reads(whole: Any, item: Any, added: frozenset[str], alias: str) -> bool:
     """Whether anything in the statement but the hole itself may see the added columns."""
-    rows = {alias, *(cte.ctename for cte in _walk(whole, item) if isinstance(cte, ast.CommonTableExpr))}
-    rows |= {v.alias.aliasname if v.alias else v.relname for v in _walk(whole, item) if isinstance(v, ast.RangeVar)}
-    rows |= {join.alias.aliasname for join in _walk(whole, item) if isinstance(join, ast.JoinExpr) and join.alias}
-    for node in _walk(whole, item):
+    rows = {alias, *(cte.ctename for cte in walk(whole, item) if isinstance(cte, ast.CommonTableExpr))}
+    rows |= {v.alias.aliasname if v.alias else v.relname for v in walk(whole, item) if isinstance(v, ast.RangeVar)}
+    rows |= {join.alias.aliasname for join in walk(whole, item) if isinstance(join, ast.JoinExpr) and join.alias}
+    for node in walk(whole, item):
         if isinstance(node, ast.ColumnRef):
             *qualifiers, last = node.fields or ()
             if isinstance(last, ast.A_Star) or last.sval in added or (not qualifiers and last.sval in rows):
@@ -157,7 +159,7 @@ def _conjuncts(condition: Any) -> Iterator[Any]:
 
 def _clause(node: Any, alias: str) -> Clause | None:
     columns = set[str]()
-    for part in _walk(node, None):
+    for part in walk(node):
         if not isinstance(part, _PLAIN):
             return None
         if isinstance(part, ast.ColumnRef):
@@ -197,7 +199,7 @@ def _row_by_row(select: Any) -> bool:
     """Whether each row of FROM gives one row, as far as WHERE lets it through."""
     clauses = (select.groupClause, select.havingClause, select.windowClause, select.distinctClause, select.lockingClause)
     targets = (target.val for target in select.targetList or ())
-    plain = (isinstance(part, (*_PLAIN, ast.A_Star)) for target in targets for part in _walk(target, None))
+    plain = (isinstance(part, (*_PLAIN, ast.A_Star)) for target in targets for part in walk(target))
     return not any(clauses) and select.limitOption != LimitOption.LIMIT_OPTION_WITH_TIES and all(plain)
 
 
@@ -224,7 +226,7 @@ def _number_of(node: Any, parameters: Sequence[int | None]) -> int | None:
 
 def _items(node: Any) -> Iterator[tuple[Any, Any]]:
     """Every subquery that is an item of a FROM, with the SELECT that it is an item of (None where it stands in a join)."""
-    for select in _walk(node, None):
+    for select in walk(node):
         if isinstance(select, ast.SelectStmt):
             for item in select.fromClause or ():
                 if isinstance(item, ast.RangeSubselect):
@@ -241,16 +243,3 @@ def _number(item: Any) -> int | None:
     alias = inside[0].alias if inside and len(inside) == 1 and isinstance(inside[0], ast.RangeSubselect) else None
     name = "" if alias is None else alias.aliasname or ""
     return int(name[len(MARK) :]) if name.startswith(MARK) and name[len(MARK) :].isdigit() else None
-
-
-def _walk(node: Any, skip: Any) -> Iterator[Any]:
-    """`node` and every node below it, but for `skip` and what is below that."""
-    if node is skip and node is not None:
-        return
-    if isinstance(node, tuple | list):
-        for part in node:
-            yield from _walk(part, skip)
-    elif isinstance(node, ast.Node):
-        yield node
-        for slot in node:
-            yield from _walk(getattr(node, slot), skip)

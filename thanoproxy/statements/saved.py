@@ -17,7 +17,7 @@ it lets the server make or refresh the view, with what the table does not have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pglast
@@ -28,6 +28,7 @@ from thanoproxy.errors import FeatureNotSupported, InvalidDefinition, SyntaxProb
 from thanoproxy.sql.clauses import Cursor
 from thanoproxy.sql.source import Source
 from thanoproxy.sql.tokens import Token, identifier, split_statements, tokenize
+from thanoproxy.sql.tree import walk
 from thanoproxy.statements.nested import INSIDE
 from thanoproxy.statements.render import filled, inner_span, quoted, rewritten
 from thanoproxy.statements.shapes import Added, Decorate, Hole, Nested, Rewrite, Save, Summarise
@@ -97,7 +98,7 @@ def _edited(text: str, edits: Mapping[tuple[int, int], str]) -> str:
 def _calls(definition: str) -> list[tuple[str, str]]:
     """The first two arguments of each call that stands for a prediction, in order."""
     found = []
-    for node in _walk(pglast.parse_sql(definition)[0].stmt):
+    for node in walk(pglast.parse_sql(definition)[0].stmt):
         if isinstance(node, ast.FuncCall) and _is_ours([part.sval for part in node.funcname or ()]):
             constants = [argument.arg if isinstance(argument, ast.TypeCast) else argument for argument in (node.args or ())[:2]]
             head, name = (_text(constant) for constant in constants)
@@ -161,16 +162,6 @@ def _from_query(tokens: Sequence[Token], i: int) -> int:
         if depth == 0 and tokens[j].word == "FROM" and tokens[j + 1].text == "(":
             return j + 1
     raise InvalidDefinition("the definition of a view with predictions cannot be read")
-
-
-def _walk(node: Any) -> Iterator[Any]:
-    if isinstance(node, tuple | list):
-        for part in node:
-            yield from _walk(part)
-    elif isinstance(node, ast.Node):
-        yield node
-        for slot in node:
-            yield from _walk(getattr(node, slot))
 
 
 # Making them.
