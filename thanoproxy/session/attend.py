@@ -39,7 +39,7 @@ from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout, summarise
 from thanoproxy.session.leftovers import Leftovers
 from thanoproxy.session.lone import run_lone
-from thanoproxy.session.materialise import Refused, explained, materialise
+from thanoproxy.session.materialise import Refused, explained, materialise, refusing
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.reading import Reader
 from thanoproxy.session.retag import retag
@@ -259,7 +259,7 @@ class Attendant:
         """As `Reader.read`; of a REFRESH, the server says whether it concerns us."""
         parts = self.reader.read(text)
         if parts is not None and len(parts) == 1 and isinstance(parts[0].shape, Refresh):
-            await self.reader.names.known(saved.PATIENCE)
+            await self.reader.names.known()
             if self.exchange.pipeline.status == _FAILED or not self.reader.names.catalogue:
                 return None
             async with self._aside():
@@ -321,7 +321,7 @@ class Attendant:
             await self.announce(ours.shape)
         elif isinstance(ours.shape, SaveRows | Refresh):
             async with self.stop.during(await statement_timeout(self.exchange)):
-                self.leftovers.done(await keeping.keep(self, ours.shape))
+                self.leftovers.done((await keeping.keep(self, ours.shape)).tables)
         if isinstance(ours.shape, Nested):
             await self._bind_nested(ours.shape, bind)
             return
@@ -357,10 +357,8 @@ class Attendant:
 
     async def swallow(self, parse: bytes, source: Source) -> None:
         """Prepare `source`.  Raises `Refused`."""
-        try:
+        with refusing(self, source):
             await self.exchange.swallow(parse, b"1")
-        except UpstreamError as problem:
-            raise Refused(self.translated(problem.fields, source)) from None
 
     async def _describe(self, frame: bytes) -> None:
         kind, name = frame[5:6], frame[6:-1]

@@ -10,29 +10,28 @@ nobody else may refresh one of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from thanoproxy import statements
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import FeatureNotSupported, InsufficientPrivilege, InternalError, SyntaxProblem
+from thanoproxy.errors import FeatureNotSupported, InsufficientPrivilege, InternalError
 from thanoproxy.session.exchange import Bound
-from thanoproxy.session.materialise import Refused
+from thanoproxy.session.materialise import hole_columns, refusing
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import filled, hole_query, inner_span, quoted, rewritten
 from thanoproxy.statements.saved import head, in_dialect, kept
-from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Refresh, Rewrite, SaveRows, Summarise
-from thanoproxy.wire.pipeline import UpstreamError
+from thanoproxy.statements.shapes import Decorate, Decoration, Hole, Nested, Refresh, Rewrite, SaveRows, Summarise, inside_out
 from thanoproxy.wire.values import BYTEA, text_array
 from thanoproxy.workers import jobs
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["keep", "planned"]
+__all__ = ["Kept", "keep", "planned"]
 
 
 class _Part(NamedTuple):
@@ -46,6 +45,13 @@ class _Part(NamedTuple):
     type_oid: int
 
 
+class Kept(NamedTuple):
+    """What the server may now be asked to run, and the temporary tables that it took to come so far."""
+
+    source: Source
+    tables: list[str]
+
+
 class _Plan(NamedTuple):
     """`source` is the statement as the server may run it, once the parts are predicted, the innermost first."""
 
@@ -55,22 +61,28 @@ class _Plan(NamedTuple):
 
 async def planned(attendant: Attendant, shape: SaveRows | Refresh) -> Source:
     """What is prepared upstream.  Raises `ThanoError`, or `Refused` for what the server finds wrong."""
-    if isinstance(shape, Refresh):
-        return Source(shape.text, shape.start)
-    return (await _plan(attendant, shape.statement)).source
+    return Source(shape.text, shape.start) if isinstance(shape, Refresh) else (await _plan(attendant, shape.statement)).source
 
 
-async def keep(attendant: Attendant, shape: SaveRows | Refresh) -> list[str]:
-    """Predict what `shape` needs and has not got; the temporary tables that this took.  Raises as `planned` does."""
-    statement = await _defined(attendant, shape) if isinstance(shape, Refresh) else shape.statement
+async def keep(attendant: Attendant, shape: SaveRows | Refresh) -> Kept:
+    """Predict what `shape` needs and has not got.  Raises as `planned` does."""
+    if isinstance(shape, SaveRows):
+        plan = await _plan(attendant, shape.statement)
+        return Kept(plan.source, await _fill_all(attendant, shape.statement, plan.parts) if shape.data else [])
+    source, expansion = await planned(attendant, shape), attendant.expansion
+    statement = await _defined(attendant, shape)
     if statement is None or not shape.data:
-        return []
-    tables, expansion = Tables(attendant), attendant.expansion
-    if isinstance(shape, Refresh):
-        attendant.expansion = Source()  # no position in a definition is one in the client's text
-    for part in (await _plan(attendant, statement)).parts:
-        await _fill(attendant, tables, statement, part)
+        return Kept(source, [])
+    attendant.expansion = Source()  # no position in a definition is one in the client's text
+    tables = await _fill_all(attendant, statement, (await _plan(attendant, statement)).parts)
     attendant.expansion = expansion
+    return Kept(source, tables)
+
+
+async def _fill_all(attendant: Attendant, statement: Nested, parts: Sequence[_Part]) -> list[str]:
+    tables = Tables(attendant)
+    for part in parts:
+        await _fill(attendant, tables, statement, part)
     return tables.made
 
 
@@ -94,7 +106,7 @@ async def _defined(attendant: Attendant, shape: Refresh) -> Nested | None:
 
 async def _plan(attendant: Attendant, statement: Nested) -> _Plan:
     sources, parts = dict[Hole, Source](), list[_Part]()
-    for hole in _inside_out(statement.holes):
+    for hole in inside_out(statement.holes):
         if isinstance(hole.shape, Rewrite):
             sources[hole] = rewritten(hole.shape)
             continue
@@ -111,13 +123,8 @@ async def _plan(attendant: Attendant, statement: Nested) -> _Plan:
 
 async def _part(attendant: Attendant, hole: Hole, shape: Decorate, query: Source) -> _Part:
     exchange = attendant.exchange
-    try:
-        columns = await exchange.columns(query.text, ())
-    except UpstreamError as problem:
-        raise Refused(attendant.translated(problem.fields, query)) from None
-    if columns is None:
-        raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
-    shape.columns(columns, exchange.codec)
+    with refusing(attendant, query):
+        columns = await hole_columns(exchange, shape, query)
     shape.must_keep_rows("a materialized view")
     found = await exchange.ask(shape.lookup())
     decoration = shape.open(found[0] if found else None, columns, exchange.codec, attendant.services.seal)
@@ -135,10 +142,8 @@ async def _fill(attendant: Attendant, tables: Tables, statement: Nested, part: _
     )
     create.extend(part.query)
     create.add("\n) AS q) AS k WHERE k.key IS NOT NULL")
-    try:
+    with refusing(attendant, create):
         await exchange.ask(create.text)
-    except UpstreamError as problem:
-        raise Refused(attendant.translated(problem.fields, create)) from None
     await exchange.ask(f"CREATE TEMPORARY TABLE {images}_i (place pg_catalog.tid, identity pg_catalog.text) ON COMMIT DROP")
     tables.made.append(f"{images}_i")
     if part.type_oid != BYTEA:
@@ -187,9 +192,3 @@ FROM pg_temp.{wanted} q JOIN pg_temp.{wanted}_p p ON p.place OPERATOR(pg_catalog
 ON CONFLICT (owner, statement, image) DO UPDATE
 SET artifact = excluded.artifact, identity = excluded.identity, result = excluded.result, predicted_at = excluded.predicted_at
 """
-
-
-def _inside_out(holes: Sequence[Hole]) -> Iterator[Hole]:
-    for hole in holes:
-        yield from _inside_out(hole.holes)
-        yield hole

@@ -85,8 +85,8 @@ async def _run_saving(attendant: Attendant, shape: Saving, ours: StatementOfOurs
         await attendant.announce(shape)
     else:
         async with attendant.stop.during(await statement_timeout(exchange)):
-            ours.given = await keeping.planned(attendant, shape)
-            attendant.leftovers.done(await keeping.keep(attendant, shape))
+            ours.given, tables = await keeping.keep(attendant, shape)
+        attendant.leftovers.done(tables)
     source = ours.source
     await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec))), source)
     await exchange.swallow(messages.bind(messages.Bind(b"", b"", b"")), b"2")

@@ -15,14 +15,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.session.columns import Columns, type_names, unnested
 from thanoproxy.session.decorate import RowStream, warn
-from thanoproxy.session.exchange import Bound
+from thanoproxy.session.exchange import Bound, Exchange
 from thanoproxy.session.summarise import summary_stream
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
@@ -37,7 +38,7 @@ from thanoproxy.wire.values import SQL_NAMES
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["Filled", "Refused", "explained", "materialise"]
+__all__ = ["Filled", "Refused", "explained", "hole_columns", "materialise", "refusing"]
 
 _NO_COLUMN = ("42P16", "42P22")
 _REACHES_OUT = ("missing FROM-clause entry", "invalid reference to FROM-clause entry")
@@ -50,6 +51,24 @@ class Refused(Exception):
     def __init__(self, fields: ErrorFields) -> None:
         super().__init__(f"{fields.sqlstate}: {fields.text}")
         self.fields = fields
+
+
+@contextmanager
+def refusing(attendant: Attendant, source: Source) -> Iterator[None]:
+    """What the server finds wrong with `source` becomes `Refused`."""
+    try:
+        yield
+    except UpstreamError as problem:
+        raise Refused(attendant.translated(problem.fields, source)) from None
+
+
+async def hole_columns(exchange: Exchange, shape: Decorate | Summarise, query: Source, types: tuple[int, ...] = ()) -> tuple[Column, ...]:
+    """The columns of a hole's query, which must be what the statement needs.  Raises `ThanoError` or `UpstreamError`."""
+    columns = await exchange.columns(query.text, types)
+    if columns is None:
+        raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
+    shape.columns(columns, exchange.codec)
+    return columns
 
 
 class Filled(NamedTuple):
@@ -100,21 +119,13 @@ class _Materialisation:
             return
         query = hole_query(self.statement, hole, self.fill)
         try:
-            columns = await self._columns(hole.shape, query)
+            columns = await hole_columns(self.exchange, hole.shape, query, self.bound.types)
             if isinstance(hole.shape, Summarise):
                 self._sources[hole] = await self._summarised(hole.shape, query, columns)
             else:
                 self._sources[hole] = await self._predicted(hole.shape, query, columns, self._needs.get(hole, EVERYTHING))
         except UpstreamError as problem:
             raise self._refusal(problem.fields, query) from None
-
-    async def _columns(self, shape: Decorate | Summarise, query: Source) -> tuple[Column, ...]:
-        """Those of `query`, which must be what the statement needs."""
-        columns = await self.exchange.columns(query.text, self.bound.types)
-        if columns is None:
-            raise SyntaxProblem("the query after AS returns no rows", position=shape.inner.start + 1)
-        shape.columns(columns, self.exchange.codec)
-        return columns
 
     async def _summarised(self, shape: Summarise, query: Source, columns: Sequence[Column]) -> Source:
         exchange, services = self.exchange, self.attendant.services

@@ -19,6 +19,7 @@ __all__ = ["Names"]
 _UNKNOWN = (b"FROM", b"JOIN", b"TABLE", b"USING")
 """Until the names are known, every text that could name a view is looked at."""
 _MOST = 1024
+_PATIENCE = 2.0
 
 
 class Names:
@@ -59,11 +60,11 @@ class Names:
         if len(self._own) != before:
             self._change()
 
-    async def known(self, seconds: float) -> None:
-        """Wait for them, but not for ever."""
+    async def known(self) -> None:
+        """Wait for them, but not for ever; they are, unless this front was never in the database before."""
         if not self._known.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._known.wait(), seconds)
+                await asyncio.wait_for(self._known.wait(), _PATIENCE)
 
     def _change(self) -> None:
         words = (name.replace('"', '""').encode().upper() for name in sorted(self.all))

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import InsufficientPrivilege, ProgramLimitExceeded
-from thanoproxy.session.materialise import Refused
+from thanoproxy.session.materialise import hole_columns, refusing
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.mentions import Mention, expanded, mentions
 from thanoproxy.statements.render import hole_query
 from thanoproxy.statements.saved import in_dialect, stub
-from thanoproxy.statements.shapes import Hole, Rewrite, Save
-from thanoproxy.wire.pipeline import UpstreamError
+from thanoproxy.statements.shapes import Rewrite, Save, inside_out
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["PATIENCE", "check", "written_out"]
+__all__ = ["check", "written_out"]
 
 _DEEPEST = 32
 """Views that name views; the server has no such limit, but a text that grows needs one."""
-PATIENCE = 2.0
-"""Seconds to wait for the names of such views, in a database that this front has not been in."""
 
 
 async def written_out(attendant: Attendant, text: bytes) -> Source | None:
@@ -32,7 +28,7 @@ async def written_out(attendant: Attendant, text: bytes) -> Source | None:
     Raises `InsufficientPrivilege` or `UpstreamError`.
     """
     reader = attendant.reader
-    await reader.names.known(PATIENCE)
+    await reader.names.known()
     decoded, found = reader.mentions(text)
     definitions = await _definitions(attendant, decoded, found) if found else {}
     return expanded(decoded, definitions) if definitions else None
@@ -44,22 +40,13 @@ async def check(attendant: Attendant, shape: Save) -> None:
     Raises `ThanoError`, or `Refused` for what the server finds wrong.
     """
     await attendant.check_model(shape)
-    statement, exchange = shape.statement, attendant.exchange
-    for hole in _all(statement.holes):
+    statement = shape.statement
+    for hole in inside_out(statement.holes):
         if isinstance(hole.shape, Rewrite):
             continue
         query = hole_query(statement, hole, lambda inner: stub(statement, inner))
-        try:
-            columns = await exchange.columns(query.text, ())
-        except UpstreamError as problem:
-            raise Refused(attendant.translated(problem.fields, query)) from None
-        hole.shape.columns(columns or (), exchange.codec)
-
-
-def _all(holes: Sequence[Hole]) -> Iterator[Hole]:
-    for hole in holes:
-        yield from _all(hole.holes)
-        yield hole
+        with refusing(attendant, query):
+            await hole_columns(attendant.exchange, hole.shape, query)
 
 
 async def _definitions(attendant: Attendant, text: str, found: list[Mention], depth: int = 0) -> dict[Mention, str]:

@@ -48,6 +48,7 @@ __all__ = [
     "Training",
     "Transfer",
     "applying",
+    "inside_out",
 ]
 
 Verify = Callable[[ModelRecord], None]
@@ -357,6 +358,13 @@ Saving = Save | SaveRows | Refresh
 """What PostgreSQL runs in its own way, once what it needs is there."""
 
 Shape = Rewrite | Decorate | Summarise | Collect | Nested | Saving
+
+
+def inside_out(holes: Sequence[Hole]) -> Iterator[Hole]:
+    """All of `holes` and those in them, each behind the ones inside it."""
+    for hole in holes:
+        yield from inside_out(hole.holes)
+        yield hole
 
 
 def applying(shape: Shape | Hole) -> Iterator[Decorate | Summarise]:
