@@ -19,7 +19,19 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import BYTEA, FLOAT8, INT4, INT8, TEXT, TEXT_ARRAY, bytea
 from thanoproxy.workers import jobs
 
-__all__ = ["LATER", "RULES", "Collecting", "ModelTraining", "parse", "read_name"]
+__all__ = [
+    "LATER",
+    "RESULT",
+    "RULES",
+    "Collecting",
+    "ModelTraining",
+    "known_architecture",
+    "made",
+    "new_name",
+    "parse",
+    "read_name",
+    "reserved",
+]
 
 RULES = {
     **IMAGE_COLUMN,
@@ -41,6 +53,14 @@ RULES = {
     "max_seconds": Rule("float", least=0, above=True, most=1e9, none=True),
 }
 LATER: frozenset[str] = frozenset()
+RESULT = (
+    Column(b"name", TEXT),
+    Column(b"version", INT4, type_size=4),
+    Column(b"classes", TEXT_ARRAY),
+    Column(b"images", INT8, type_size=8),
+    Column(b"validation_accuracy", FLOAT8, type_size=8),
+    Column(b"seconds", FLOAT8, type_size=8),
+)
 _TRAINING = frozenset(jobs.TrainOptions.__struct_fields__)
 
 
@@ -49,37 +69,55 @@ def parse(cursor: Cursor) -> Collect:
     name = read_name(cursor, "Write BUILD MODEL name USING architecture AS query.")
     position = cursor.position
     architecture = cursor.identifier("the name of an architecture, such as ConvNeXt_Tiny", fold=False)
-    try:
-        known = registry.lookup(architecture)
-    except ThanoError as problem:
-        raise problem.at(position) from None
+    known = known_architecture(architecture, position)
     options = read_options(cursor.options(), RULES, LATER, "BUILD MODEL")
     if options.get("weights") is not None and options.get("pretrained") is False:
         raise FeatureNotSupported('options "weights" and "pretrained=false" exclude each other', position=options.position("weights"))
-    return BuildModel(name, known.name, options, cursor.query())
+    return BuildModel(name, known, options, cursor.query())
 
 
 def read_name(cursor: Cursor, hint: str) -> ModelName:
     """MODEL name USING."""
     cursor.expect("MODEL", hint)
-    name = cursor.model("a name for the model")
-    if name.version is not None:
-        raise cursor.error("USING: versions are counted by the database", "OPTIONS (overwrite=true) makes a new version.")
+    name = new_name(cursor, "USING")
     cursor.expect("USING", hint)
     return name
+
+
+def new_name(cursor: Cursor, behind: str) -> ModelName:
+    """The name of a model that is to be made; the word `behind` comes next."""
+    name = cursor.model("a name for the model")
+    if name.version is not None:
+        raise cursor.error(f"{behind}: versions are counted by the database", "OPTIONS (overwrite=true) makes a new version.")
+    return name
+
+
+def known_architecture(name: str, position: int) -> str:
+    """Its name as it is registered.  Raises `UndefinedObject` at `position`."""
+    try:
+        return registry.lookup(name).name
+    except ThanoError as problem:
+        raise problem.at(position) from None
+
+
+def reserved(found: Sequence[str | None]) -> tuple[str, int]:
+    """The owner and the number of a new version, of a row that begins with what `store.reserve_model` gives."""
+    assert found[0] is not None, "a role has a name"
+    assert found[1] is not None, "a version is a number"
+    return found[0], int(found[1])
+
+
+def made(model: str, version: int, built: jobs.Built) -> tuple[Any, ...]:
+    """The row that answers, as `RESULT` lists its columns."""
+    measured = built.metrics.get("validation_accuracy")
+    accuracy = None if measured is None else round(measured, 6)  # more digits would be noise of its float32
+    return model, version, built.classes, built.images, accuracy, round(built.seconds, 3)
 
 
 class Collecting(Collect):
     """A statement that makes a version of a model from the rows of its query."""
 
-    result = (
-        Column(b"name", TEXT),
-        Column(b"version", INT4, type_size=4),
-        Column(b"classes", TEXT_ARRAY),
-        Column(b"images", INT8, type_size=8),
-        Column(b"validation_accuracy", FLOAT8, type_size=8),
-        Column(b"seconds", FLOAT8, type_size=8),
-    )
+    result = RESULT
 
     def __init__(self, name: ModelName, options: Chosen, inner: InnerQuery) -> None:
         self.name = name
@@ -93,12 +131,6 @@ class Collecting(Collect):
     @abstractmethod
     def begin(self, found: Sequence[str | None], inner: Sequence[Column], codec: str, seal: Seal) -> Training:
         """The same, where the row is there."""
-
-    def reserved(self, found: Sequence[str | None]) -> tuple[str, int]:
-        """The new version's owner and number."""
-        assert found[0] is not None, "a role has a name"
-        assert found[1] is not None, "a version is a number"
-        return found[0], int(found[1])
 
 
 class BuildModel(Collecting):
@@ -114,7 +146,7 @@ class BuildModel(Collecting):
         return store.reserve_model(self.name.name, self.options.get("overwrite", False))
 
     def begin(self, found: Sequence[str | None], inner: Sequence[Column], codec: str, seal: Seal) -> Training:
-        return ModelTraining(self, self.architecture, self.reserved(found), inner, codec, seal)
+        return ModelTraining(self, self.architecture, reserved(found), inner, codec, seal)
 
 
 class ModelTraining(Training):
@@ -191,6 +223,4 @@ class ModelTraining(Training):
         return built.options
 
     def summary(self, built: jobs.Built) -> tuple[Any, ...]:
-        measured = built.metrics.get("validation_accuracy")
-        accuracy = None if measured is None else round(measured, 6)  # more digits would be noise of its float32
-        return self.model, self.version, built.classes, built.images, accuracy, round(built.seconds, 3)
+        return made(self.model, self.version, built)

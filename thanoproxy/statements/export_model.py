@@ -7,8 +7,9 @@ from typing import Any
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
-from thanoproxy.errors import InsufficientPrivilege, UndefinedObject
+from thanoproxy.errors import InsufficientPrivilege
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
+from thanoproxy.statements.lookup import undefined, verified
 from thanoproxy.statements.shapes import NO_ROWS, Collect, Seal, Transfer
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import INT4, INT8, TEXT
@@ -51,18 +52,14 @@ class ExportModel(Collect):
 
     def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Transfer:
         if found is None or found[0] is None:
-            raise UndefinedObject(
-                f'model "{self.model}" does not exist', hint="LIST MODEL shows the models you may use.", position=self.model.position
-            )
+            raise undefined(self.model)
         if found[1] != "t":
             raise InsufficientPrivilege(
                 f"must be owner of model {self.model.name}",
                 hint="USAGE lets a role use a model; its weights are its owner's.",
                 position=self.model.position,
             )
-        record = store.read_model(found[0])
-        seal.verify(record)
-        return Exporting(self, record)
+        return Exporting(self, verified(found[0], seal))
 
 
 class Exporting(Transfer):

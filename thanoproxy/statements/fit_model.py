@@ -8,10 +8,11 @@ import msgspec
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
-from thanoproxy.errors import InvalidOption, UndefinedObject
+from thanoproxy.errors import InvalidOption
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
-from thanoproxy.statements.build_model import LATER, Collecting, ModelTraining, read_name
+from thanoproxy.statements.build_model import LATER, Collecting, ModelTraining, read_name, reserved
 from thanoproxy.statements.build_model import RULES as BUILD_RULES
+from thanoproxy.statements.lookup import undefined, verified
 from thanoproxy.statements.options import Chosen, read_options
 from thanoproxy.statements.shapes import Collect, Seal
 from thanoproxy.wire.messages import Column
@@ -45,14 +46,11 @@ class FitModel(Collecting):
 
     def begin(self, found: Sequence[str | None], inner: Sequence[Column], codec: str, seal: Seal) -> FitTraining:
         if found[2] is None:
-            raise UndefinedObject(
-                f'model "{self.start}" does not exist', hint="LIST MODEL shows the models you may use.", position=self.start.position
-            )
-        record = store.read_model(found[2])
-        seal.verify(record)
+            raise undefined(self.start)
+        record = verified(found[2], seal)
         for option in FIXED:
             self._check_fixed(option, record)
-        return FitTraining(self, record, self.reserved(found), inner, codec, seal)
+        return FitTraining(self, record, reserved(found), inner, codec, seal)
 
     def _check_fixed(self, option: str, record: ModelRecord) -> None:
         chosen, fixed = self.options.get(option), record.options.get(option)

@@ -7,10 +7,8 @@ from typing import Any
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
-from thanoproxy.errors import ThanoError
-from thanoproxy.models import registry
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
-from thanoproxy.statements.build_model import BuildModel
+from thanoproxy.statements.build_model import RESULT, known_architecture, made, new_name, reserved
 from thanoproxy.statements.options import Chosen, Rule, read_options
 from thanoproxy.statements.shapes import NO_ROWS, Collect, Seal, Transfer
 from thanoproxy.wire.messages import Column
@@ -30,16 +28,11 @@ LATER = frozenset[str]()
 def parse(cursor: Cursor) -> Collect:
     """Behind UPLOAD."""
     cursor.expect("MODEL")
-    name = cursor.model("a name for the model")
-    if name.version is not None:
-        raise cursor.error("FROM: versions are counted by the database", "OPTIONS (overwrite=true) makes a new version.")
+    name = new_name(cursor, "FROM")
     options = read_options(cursor.options(), RULES, LATER, "UPLOAD MODEL")
     architecture = options.get("architecture")
     if architecture is not None:
-        try:
-            architecture = registry.lookup(architecture).name
-        except ThanoError as problem:
-            raise problem.at(options.positions["architecture"]) from None
+        architecture = known_architecture(architecture, options.positions["architecture"])
     cursor.expect("FROM", "Write UPLOAD MODEL name [OPTIONS (…)] FROM 'file'.")
     position = cursor.position
     file = cursor.string("the name of a file in quotes")
@@ -51,7 +44,7 @@ class UploadModel(Collect):
     """An UPLOAD MODEL as written."""
 
     tag = b"UPLOAD MODEL"
-    result = BuildModel.result
+    result = RESULT
 
     def __init__(self, name: ModelName, options: Chosen, architecture: str | None, file: str, position: int) -> None:
         self.name = name
@@ -66,9 +59,7 @@ class UploadModel(Collect):
 
     def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Transfer:
         assert found is not None, "reserve_model gives a row or raises"
-        assert found[0] is not None, "a role has a name"
-        assert found[1] is not None, "a version is a number"
-        return Uploading(self, found[0], int(found[1]), seal)
+        return Uploading(self, *reserved(found), seal)
 
 
 class Uploading(Transfer):
@@ -110,6 +101,4 @@ class Uploading(Transfer):
 
     def summary(self, answer: jobs.Exported | jobs.Built) -> tuple[Any, ...]:
         assert isinstance(answer, jobs.Built), "an Upload is answered so"
-        measured = answer.metrics.get("validation_accuracy")
-        accuracy = None if measured is None else round(measured, 6)
-        return self._statement.name.name, self._version, answer.classes, answer.images, accuracy, round(answer.seconds, 3)
+        return made(self._statement.name.name, self._version, answer)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
-from thanoproxy.errors import DuplicateColumn, FeatureNotSupported, InternalError, ThanoError, UndefinedObject, WorkerFailure
+from thanoproxy.errors import DuplicateColumn, FeatureNotSupported, InternalError, ThanoError, WorkerFailure
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
 from thanoproxy.statements.columns import columns_of, image_column, names
+from thanoproxy.statements.lookup import undefined, verified
 from thanoproxy.statements.options import IMAGE_COLUMN, RESULT_COLUMN, Chosen, Rule, read_options
 from thanoproxy.statements.shapes import Added, Applied, Decorate, Decoration, Seal
 from thanoproxy.wire.messages import Column
@@ -47,14 +48,8 @@ class Using:
     def record(self, found: Sequence[str | None] | None, seal: Seal) -> ModelRecord:
         """The model that `lookup` found.  Raises `UndefinedObject`, or where its seal is not ours."""
         if found is None or found[0] is None:
-            raise UndefinedObject(
-                f'model "{self.model}" does not exist',
-                hint="LIST MODEL shows the models you may use.",
-                position=self.model.position,
-            )
-        record = store.read_model(found[0])
-        seal.verify(record)
-        return record
+            raise undefined(self.model)
+        return verified(found[0], seal)
 
 
 class AddColumns(Using, Decorate):
