@@ -17,7 +17,8 @@ from psycopg import errors
 
 from tests.rawwire import RawClient, bind, parse
 from tests.serving import Proxy
-from tests.session.test_nested import QUERIES, STATEMENTS, Connection, fetched, left_behind, text
+from tests.session.asking import Connection, fetched, text
+from tests.session.test_nested import QUERIES, STATEMENTS, left_behind
 from thanoproxy.session import columns, sheet
 from thanoproxy.wire.messages import SYNC, describe, execute
 from thanoproxy.workers import jobs

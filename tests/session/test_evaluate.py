@@ -15,7 +15,8 @@ from sklearn import metrics as sklearn
 
 from tests.rawwire import RawClient, bind, parse
 from tests.serving import Proxy
-from tests.session.test_nested import Connection, fetched, left_behind, text
+from tests.session.asking import Connection, fetched, text
+from tests.session.test_nested import left_behind
 from tests.session.test_stopping import cancel_soon
 from thanoproxy.wire.messages import SYNC, describe, execute
 from thanoproxy.workers import jobs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, LiteralString, cast
 
 import asyncpg
 import psycopg
@@ -13,19 +12,14 @@ from psycopg import errors
 
 from tests.databases import Database
 from tests.serving import COLOURS, Proxy
-
-Connection = psycopg.Connection[tuple[Any, ...]]
+from tests.session.asking import Connection, fetched, text
 
 QUERY = "PREDICT USING colours AS SELECT id, image FROM photos"
 
 
-def fetched(connection: Connection, statement: str) -> list[tuple[Any, ...]]:
-    return connection.execute(cast(LiteralString, statement)).fetchall()
-
-
 def run(connection: Connection, *statements: str) -> None:
     for statement in statements:
-        connection.execute(cast(LiteralString, statement))
+        connection.execute(text(statement))
 
 
 def predicted(connection: Connection) -> int:
@@ -54,7 +48,7 @@ def same(connection: Connection, view: str = "mv") -> bool:
 
 class TestRefresh:
     def test_it_holds_what_the_query_gives(self, tables: Connection) -> None:
-        cursor = tables.execute(cast(LiteralString, f"CREATE MATERIALIZED VIEW mv AS {QUERY}"))
+        cursor = tables.execute(text(f"CREATE MATERIALIZED VIEW mv AS {QUERY}"))
         assert cursor.statusmessage == "SELECT 10"
         assert same(tables)
         assert predicted(tables) == 10
@@ -198,7 +192,7 @@ class TestRefused:
     def test_errors_of_the_query_point_into_it(self, tables: Connection) -> None:
         statement = "CREATE MATERIALIZED VIEW mv AS PREDICT USING colours AS SELECT id, nope FROM photos"
         with pytest.raises(errors.UndefinedColumn) as caught:
-            tables.execute(cast(LiteralString, statement))
+            tables.execute(text(statement))
         assert caught.value.diag.statement_position == str(statement.index("nope") + 1)
 
     def test_what_is_no_prediction_of_a_row(self, tables: Connection) -> None:
@@ -207,7 +201,7 @@ class TestRefused:
 
     def test_in_a_string_of_several(self, tables: Connection) -> None:
         with pytest.raises(errors.FeatureNotSupported, match="cannot share a string"):
-            tables.execute(cast(LiteralString, f"SELECT 1; CREATE MATERIALIZED VIEW mv AS {QUERY}"))
+            tables.execute(text(f"SELECT 1; CREATE MATERIALIZED VIEW mv AS {QUERY}"))
 
     def test_the_owner_refreshes_and_nobody_else(self, tables: Connection, module_database: Database) -> None:
         name, _ = module_database.add_role("keeper", attributes="")

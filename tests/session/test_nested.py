@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from threading import Timer
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import asyncpg
 import psycopg
@@ -21,24 +21,14 @@ from psycopg.pq import TransactionStatus
 from tests.databases import Database
 from tests.rawwire import RawClient, bind, parse
 from tests.serving import Proxy
+from tests.session.asking import Connection, fetched, text
 from thanoproxy.session import sheet
 from thanoproxy.wire.messages import SYNC, close, describe, execute, query
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 P = "(PREDICT USING colours AS SELECT id, image, label FROM pictures)"
 """A hole; the matrix below has `stored` in its place for the other answer."""
 BROKEN = "(PREDICT USING colours AS SELECT id, CASE WHEN id < 3 THEN image ELSE 'gone.png' END AS image FROM pictures ORDER BY id)"
 """A hole that fails as soon as more than its first three rows are predicted."""
-
-
-def text(statement: str) -> LiteralString:
-    """psycopg wants to see that no text comes from outside."""
-    return cast(LiteralString, statement)
-
-
-def fetched(connection: Connection, statement: str, *values: object, prepare: bool | None = None) -> list[tuple[Any, ...]]:
-    return connection.execute(text(statement), values or None, prepare=prepare).fetchall()
 
 
 def left_behind(connection: Connection) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from typing import Any, LiteralString, cast
 
 import asyncpg
 import psycopg
@@ -17,23 +16,18 @@ from psycopg import errors
 
 from tests.databases import Database
 from tests.serving import Proxy, running_proxy
-
-Connection = psycopg.Connection[tuple[Any, ...]]
+from tests.session.asking import Connection, fetched, text
 
 VIEW = "SELECT id, predicted, label FROM (PREDICT USING colours AS SELECT id, image, label FROM pictures) t WHERE id < 9"
-
-
-def fetched(connection: Connection, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    return connection.execute(cast(LiteralString, statement), values or None).fetchall()
 
 
 @pytest.fixture(scope="module")
 def url(url: str) -> str:
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(cast(LiteralString, f"CREATE VIEW saved AS {VIEW}"))
+        connection.execute(text(f"CREATE VIEW saved AS {VIEW}"))
         connection.execute("CREATE VIEW plain AS PREDICT USING colours AS SELECT id, image FROM pictures")
         connection.execute("CREATE VIEW counted AS SELECT predicted, count(*) AS n FROM saved GROUP BY predicted")
-        connection.execute(cast(LiteralString, 'CREATE VIEW "Grün ""x" AS SELECT * FROM plain'))
+        connection.execute(text('CREATE VIEW "Grün ""x" AS SELECT * FROM plain'))
     return url
 
 
@@ -186,8 +180,8 @@ class TestMaking:
         embedded = "CONVERT USING colours AS SELECT id, image FROM pictures"
         measured = "EVALUATE USING colours AS SELECT image, label FROM pictures"
         with connection.transaction(force_rollback=True):
-            connection.execute(cast(LiteralString, f"CREATE VIEW embedded AS {embedded}"))
-            connection.execute(cast(LiteralString, f"CREATE VIEW measured AS SELECT metric, score * 100 AS percent FROM ({measured})"))
+            connection.execute(text(f"CREATE VIEW embedded AS {embedded}"))
+            connection.execute(text(f"CREATE VIEW measured AS SELECT metric, score * 100 AS percent FROM ({measured})"))
             assert fetched(connection, "SELECT embedding[1:3] FROM embedded ORDER BY id LIMIT 2") == fetched(
                 connection, f"SELECT embedding[1:3] FROM ({embedded}) t ORDER BY id LIMIT 2"
             )
@@ -227,7 +221,7 @@ class TestMaking:
         self, connection: Connection, statement: str, error: type[psycopg.Error], at: str | None
     ) -> None:
         with pytest.raises(error) as caught:
-            connection.execute(cast(LiteralString, statement))
+            connection.execute(text(statement))
         assert caught.value.diag.statement_position == (None if at is None else str(statement.index(at) + 1))
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -244,7 +238,7 @@ class TestErrors:
     )
     def test_positions_are_the_clients(self, connection: Connection, statement: str, error: type[psycopg.Error], at: str) -> None:
         with pytest.raises(error) as caught:
-            connection.execute(cast(LiteralString, statement))
+            connection.execute(text(statement))
         assert caught.value.diag.statement_position == str(statement.index(at) + 1 if at else len(statement) + 1)
 
     def test_without_the_proxy_it_says_so(self, url: str, module_database: Database) -> None:
@@ -313,7 +307,7 @@ class TestOthers:
 
     def test_the_database_can_be_dropped(self, proxy: Proxy, module_database: Database) -> None:
         with psycopg.connect(proxy.url(module_database), autocommit=True) as connection:
-            connection.execute(cast(LiteralString, "CREATE DATABASE copied TEMPLATE template1"))
+            connection.execute(text("CREATE DATABASE copied TEMPLATE template1"))
             other = proxy.url(module_database).rpartition("/")[0] + "/copied"
             with psycopg.connect(other, autocommit=True) as inside:
                 inside.execute("SELECT 1 FROM pg_class LIMIT 1")

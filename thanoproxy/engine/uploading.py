@@ -26,7 +26,7 @@ from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
 from thanoproxy.models import registry
 from thanoproxy.models.architecture import Architecture
 from thanoproxy.models.preprocessing import Preprocessing
-from thanoproxy.models.weights import differences, read_weights
+from thanoproxy.models.weights import check_fit, read_weights
 from thanoproxy.workers import jobs
 
 __all__ = ["upload_model"]
@@ -161,14 +161,7 @@ def _put_all(network: nn.Module, tensors: Mapping[str, torch.Tensor], found: _De
     head = tensors.get(f"{found.architecture.head_name}.weight")
     if head is not None and head.ndim == 2 and head.shape[0] != len(found.classes):
         raise InvalidOption(f'the model in "{name}" tells {head.shape[0]} classes apart, and {len(found.classes)} are named')
-    problems = differences(network.state_dict(), tensors)
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InvalidOption(
-            f'file "{name}" does not fit {found.architecture.name}',
-            detail="; ".join(problems[:3]) + more + ".",
-            hint=f"It must hold a state dict with torchvision's names for {found.architecture.name}, its last layer included.",
-        )
+    check_fit(found.architecture, f'file "{name}"', network.state_dict(), tensors, ", its last layer included")
     unusable = next((key for key, tensor in tensors.items() if not _usable(tensor)), None)
     if unusable is not None:
         raise InvalidOption(f'file "{name}" cannot be uploaded: {unusable} holds what is no finite number')

@@ -25,7 +25,7 @@ from thanoproxy.errors import FileUnavailable, InvalidOption
 from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
 from thanoproxy.models.architecture import Architecture
 
-__all__ = ["Weights", "WeightsFinder", "differences", "put_into", "read_weights"]
+__all__ = ["Weights", "WeightsFinder", "check_fit", "put_into", "read_weights"]
 
 MAX_BYTES = 4 * 1024**3
 
@@ -101,18 +101,25 @@ def put_into(network: nn.Module, weights: Weights, architecture: Architecture) -
     head = architecture.head_name + "."
     given = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(head)}
     wanted = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(head)}
-    problems = differences(wanted, given)
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InvalidOption(
-            f'weights file "{weights.name}" does not fit {architecture.name}',
-            detail="; ".join(problems[:3]) + more + ".",
-            hint=f"It must hold a state dict with torchvision's names for {architecture.name}.",
-        )
+    check_fit(architecture, f'weights file "{weights.name}"', wanted, given)
     network.load_state_dict(given, strict=False)
 
 
-def differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+def check_fit(
+    architecture: Architecture, what: str, wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], besides: str = ""
+) -> None:
+    """Raise `InvalidOption` naming the first differences; `besides` ends the hint, which says what the file must hold."""
+    problems = _differences(wanted, given)
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise InvalidOption(
+            f"{what} does not fit {architecture.name}",
+            detail="; ".join(problems[:3]) + more + ".",
+            hint=f"It must hold a state dict with torchvision's names for {architecture.name}{besides}.",
+        )
+
+
+def _differences(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
     """In what the tensors `given` are not those `wanted`, by name and shape.  Batch norm's step counters may be missing."""
     problems = [f"{name} is missing" for name in wanted if name not in given and not name.endswith(".num_batches_tracked")]
     problems += [f"{name} is unknown" for name in given if name not in wanted]
