@@ -259,7 +259,10 @@ class Server:
         self._views.enter(database, names.heard)
 
     def _names_of(self, database: str) -> Names:
-        return self._names.setdefault(database, Names())
+        names = self._names.get(database)
+        if names is None:
+            names = self._names[database] = Names()
+        return names
 
     def _forget(self, relay: Relay) -> None:
         self._farewells.add(relay.client, relay.upstream)

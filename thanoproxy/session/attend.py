@@ -250,9 +250,13 @@ class Attendant:
 
     async def _expanded(self, text: bytes) -> bytes:
         """The text with the views in it that hold predictions written out."""
-        if self.exchange.pipeline.status != _FAILED and self.reader.may_mention(text):
+        if self.exchange.pipeline.status == _FAILED:
+            return text
+        await self.reader.names.known()
+        decoded, found = self.reader.mentions(text)
+        if found:
             async with self._aside():
-                self.expansion = await saved.written_out(self, text)
+                self.expansion = await saved.written_out(self, decoded, found)
         return text if self.expansion is None else self.expansion.text.encode(self.exchange.codec)
 
     async def _recognised(self, text: bytes) -> list[Part] | None:

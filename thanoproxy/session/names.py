@@ -33,11 +33,6 @@ class Names:
         self._own: dict[str, None] = {}
 
     @property
-    def are_known(self) -> bool:
-        """Whether anybody has said yet what there is."""
-        return self._known.is_set()
-
-    @property
     def all(self) -> frozenset[str]:
         return self._heard | self._own.keys()
 

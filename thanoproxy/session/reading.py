@@ -47,10 +47,6 @@ class Reader:
                 self._forget(text)
         return parts
 
-    def may_mention(self, text: bytes) -> bool:
-        """Whether `text` is worth the question which of the names in it are views with predictions."""
-        return not self.names.are_known or bool(self.mentions(text)[1])
-
     def mentions(self, text: bytes) -> tuple[str, list[Mention]]:
         """The text, and where it reads what may be a view that holds predictions."""
         decoded = self._decoded(text) if self.names.all else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
@@ -22,16 +23,13 @@ _DEEPEST = 32
 """Views that name views; the server has no such limit, but a text that grows needs one."""
 
 
-async def written_out(attendant: Attendant, text: bytes) -> Source | None:
-    """`text` with definitions in the place of views' names; None where it reads no such view.
+async def written_out(attendant: Attendant, text: str, found: Sequence[Mention]) -> Source | None:
+    """`text` with definitions in the place of the names `found` in it; None where it reads no such view.
 
     Raises `InsufficientPrivilege` or `UpstreamError`.
     """
-    reader = attendant.reader
-    await reader.names.known()
-    decoded, found = reader.mentions(text)
-    definitions = await _definitions(attendant, decoded, found) if found else {}
-    return expanded(decoded, definitions) if definitions else None
+    definitions = await _definitions(attendant, found)
+    return expanded(text, definitions) if definitions else None
 
 
 async def check(attendant: Attendant, shape: Save) -> None:
@@ -49,7 +47,7 @@ async def check(attendant: Attendant, shape: Save) -> None:
             await hole_columns(attendant.exchange, hole.shape, query)
 
 
-async def _definitions(attendant: Attendant, text: str, found: list[Mention], depth: int = 0) -> dict[Mention, str]:
+async def _definitions(attendant: Attendant, found: Sequence[Mention], depth: int = 0) -> dict[Mention, str]:
     """What the server knows to be a view with predictions, with its definition in the dialect."""
     if depth == _DEEPEST:
         raise ProgramLimitExceeded(f"views with predictions name each other more than {_DEEPEST} deep")
@@ -63,6 +61,6 @@ async def _definitions(attendant: Attendant, text: str, found: list[Mention], de
             raise InsufficientPrivilege(f"permission denied for view {shown}")
         dialect = in_dialect(definition)
         deeper = mentions(dialect, attendant.reader.names.all)
-        more = await _definitions(attendant, dialect, deeper, depth + 1) if deeper else {}
+        more = await _definitions(attendant, deeper, depth + 1) if deeper else {}
         definitions[name] = expanded(dialect, more).text
     return {mention: definitions[mention.written] for mention in found if mention.written in definitions}
