@@ -425,8 +425,7 @@ class Attendant:
                     self.exchange.client.write(messages.row_description(columns))
             await write_answer(self.exchange.client, portal.answer, limit)
         elif isinstance(shape, Collect):
-            found = await self.exchange.ask(shape.lookup())
-            reserved = found[0] if found else None
+            reserved = await self.exchange.first(shape.lookup())
             values = await collect(self.exchange, self.services, shape, reserved, portal.inner, name, self.identity, self.stop)
             self.portals.pop(name, None)
             if portal.announce:

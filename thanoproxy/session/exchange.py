@@ -128,6 +128,11 @@ class Exchange:
         rows = (messages.read_data_row(body) for kind, body in collect.frames if kind == ord("D"))
         return [[None if value is None else value.decode(self.codec, "replace") for value in row] for row in rows]
 
+    async def first(self, sql: str) -> list[str | None] | None:
+        """The first row of what `ask` gives, None if there is none."""
+        rows = await self.ask(sql)
+        return rows[0] if rows else None
+
     async def hold_snapshot(self) -> None:
         """Let what follows, outside of a block, see one snapshot.  Must come before anything else of the transaction.
 

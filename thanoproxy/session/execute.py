@@ -55,8 +55,7 @@ class Identity:
 
 async def open_decoration(exchange: Exchange, services: Services, shape: Decorate, inner: Sequence[Column]) -> Decoration:
     """Resolve the model in the client's own transaction and with its rights."""
-    rows = await exchange.ask(shape.lookup())
-    return shape.open(rows[0] if rows else None, inner, exchange.codec, services.seal)
+    return shape.open(await exchange.first(shape.lookup()), inner, exchange.codec, services.seal)
 
 
 async def decorate(exchange: Exchange, services: Services, decoration: Decoration, portal: bytes, limit: int, stop: Stop) -> None:
@@ -74,8 +73,7 @@ async def summarise(
     exchange: Exchange, services: Services, shape: Summarise, inner: Sequence[Column], portal: bytes, stop: Stop
 ) -> Summary:
     """Execute `portal` and count what the model makes of its rows."""
-    rows = await exchange.ask(shape.lookup())
-    summary = shape.open(rows[0] if rows else None, inner, exchange.codec, services.seal)
+    summary = shape.open(await exchange.first(shape.lookup()), inner, exchange.codec, services.seal)
     await pump(exchange, summary_stream(summary, services, exchange.upstream), portal, 0, stop)
     return summary
 

@@ -19,6 +19,7 @@ from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import FeatureNotSupported, InsufficientPrivilege, InternalError
 from thanoproxy.session.exchange import Bound
+from thanoproxy.session.execute import open_decoration
 from thanoproxy.session.materialise import hole_columns, refusing
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
@@ -126,8 +127,7 @@ async def _part(attendant: Attendant, hole: Hole, shape: Decorate, query: Source
     with refusing(attendant, query):
         columns = await hole_columns(exchange, shape, query)
     shape.must_keep_rows("a materialized view")
-    found = await exchange.ask(shape.lookup())
-    decoration = shape.open(found[0] if found else None, columns, exchange.codec, attendant.services.seal)
+    decoration = await open_decoration(exchange, attendant.services, shape, columns)
     image = columns[decoration.image_column]
     return _Part(hole, shape, decoration, query, image.name.decode(exchange.codec, "replace"), image.type_oid)
 

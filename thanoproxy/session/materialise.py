@@ -24,6 +24,7 @@ from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.session.columns import Columns, type_names, unnested
 from thanoproxy.session.decorate import RowStream, warn
 from thanoproxy.session.exchange import Bound, Exchange
+from thanoproxy.session.execute import open_decoration
 from thanoproxy.session.summarise import summary_stream
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
@@ -129,8 +130,7 @@ class _Materialisation:
 
     async def _summarised(self, shape: Summarise, query: Source, columns: Sequence[Column]) -> Source:
         exchange, services = self.exchange, self.attendant.services
-        found = await exchange.ask(shape.lookup())
-        summary = shape.open(found[0] if found else None, columns, exchange.codec, services.seal)
+        summary = shape.open(await exchange.first(shape.lookup()), columns, exchange.codec, services.seal)
         explain = self.statement.explain
         if explain is not None and not explain.analyze:
             self.lines.append(f"{summary.title}: each row of its query")
@@ -152,8 +152,7 @@ class _Materialisation:
     async def _predicted(self, shape: Decorate, query: Source, columns: Sequence[Column], need: Need) -> Source:
         exchange = self.exchange
         names = [column.name.decode(exchange.codec, "replace") for column in columns]
-        found = await exchange.ask(shape.lookup())
-        decoration = shape.open(found[0] if found else None, columns, exchange.codec, self.attendant.services.seal)
+        decoration = await open_decoration(exchange, self.attendant.services, shape, columns)
         title = decoration.title
         if shape.skips:
             need = replace(need, predictions=True, order=None, limit=None)  # which rows there are, the images tell

@@ -131,10 +131,14 @@ class RowsWork(Work):
         except BaseException:
             self.stream.drop()
             raise
-        if self.gate.done.done():
-            self.gate.done.result()
+        self.check()
         self.inner.done.result()
         return None
+
+    def check(self) -> None:
+        """Raises where the server has failed meanwhile."""
+        if self.gate.done.done():
+            self.gate.done.result()
 
     def failed(self) -> None:
         if self.stream is not None:
@@ -186,11 +190,6 @@ class SummariseWork(RowsWork):
             self.exchange.client, answer_rows(self._columns, self._summary.answer(), (), self.exchange.codec), check=self.check
         )
         return None
-
-    def check(self) -> None:
-        """Raises where the server has failed meanwhile."""
-        if self.gate.done.done():
-            self.gate.done.result()
 
 
 class CollectWork(Work):
