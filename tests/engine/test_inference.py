@@ -18,6 +18,8 @@ from thanoproxy.engine.device import Device
 from thanoproxy.engine.model import Model, fold_batch_norm, load_model
 from thanoproxy.engine.residency import Residency
 from thanoproxy.errors import ArtifactCorrupt, DeviceOutOfMemory
+from thanoproxy.models.architecture import Architecture
+from thanoproxy.models.efficientnet import V2_S
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
@@ -59,9 +61,10 @@ def test_vectors_are_the_input_of_the_last_layer_and_the_probability_of_each_cla
     assert inference.predict(model, PIXELS, top_k=0, vectors={"features"})[0].classes == ()
 
 
-def test_folding_batch_norm_changes_nothing() -> None:
+@pytest.mark.parametrize("architecture", [V2, V2_S], ids=lambda one: one.name)
+def test_folding_batch_norm_changes_nothing(architecture: Architecture) -> None:
     torch.manual_seed(0)
-    network = V2.make(3, pretrained=False)
+    network = architecture.make(3, pretrained=False)
     images = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         network(images)  # statistics other than 0 and 1

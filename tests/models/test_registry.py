@@ -17,6 +17,10 @@ def test_case_does_not_matter(name: str) -> None:
     assert lookup(name.lower()).name == name
 
 
+def test_torchvisions_spelling_will_do() -> None:
+    assert lookup("efficientnet_v2_s") == lookup("EfficientNet_V2_S") == lookup("EfficientNetV2S")
+
+
 def test_an_unknown_one_is_answered_with_those_known_and_the_nearest() -> None:
     with pytest.raises(UndefinedObject) as caught:
         lookup("ConvNext_Tinny")

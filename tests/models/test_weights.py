@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from thanoproxy.errors import FileUnavailable, InvalidOption
+from thanoproxy.models.architecture import Architecture
 from thanoproxy.models.convnext import TINY
+from thanoproxy.models.efficientnet import V2_S
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.models.weights import WeightsFinder, put_into
 
@@ -106,14 +108,15 @@ def test_everything_but_the_head_is_copied(tmp_path: Path, published: dict[str, 
     assert torch.equal(V2.head(network).weight, head)
 
 
-def test_convnext_is_found_under_the_name_torchvision_gives_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "name"), [(TINY, "convnext_tiny-983f1562.pth"), (V2_S, "efficientnet_v2_s-dd5fe13b.pth")])
+def test_weights_are_found_under_the_name_torchvision_gives_them(tmp_path: Path, architecture: Architecture, name: str) -> None:
     torch.manual_seed(1)
-    state = TINY.make(1000, pretrained=True).state_dict()
-    torch.save(state, tmp_path / "convnext_tiny-983f1562.pth")
-    network = TINY.make(2, pretrained=True)
-    put_into(network, finder(tmp_path).find(TINY, None), TINY)
+    state = architecture.make(1000, pretrained=True).state_dict()
+    torch.save(state, tmp_path / name)
+    network = architecture.make(2, pretrained=True)
+    put_into(network, finder(tmp_path).find(architecture, None), architecture)
     loaded = network.state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items() if not name.startswith(TINY.head_name))
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items() if not name.startswith(architecture.head_name))
 
 
 def test_weights_of_another_architecture_are_refused_by_name(tmp_path: Path, published: dict[str, torch.Tensor]) -> None:

@@ -47,14 +47,16 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(ABC):
-    """One entry of the registry.
+    """One entry of the registry: a network of `features`, which are `blocks` parts in a row, and a classifier.
 
-    `resize` and `crop` are those of the published weights, in pixels.  `weight_files` are the names under which torchvision
-    and others keep those weights, best first; `url` is where they may be downloaded from, its name ending in the first digits
-    of its sha256.
+    `head_name` is the last layer's name in the state dict.  `resize` and `crop` are those of the published weights, in pixels.
+    `weight_files` are the names under which torchvision and others keep those weights, best first; `url` is where they may be
+    downloaded from, its name ending in the first digits of its sha256.
     """
 
     name: str
+    blocks: int
+    head_name: str = "classifier.1"
     resize: int
     crop: int
     smallest: int
@@ -68,22 +70,20 @@ class Architecture(ABC):
     def make(self, classes: int, *, pretrained: bool, drop_path: float = 0.0) -> nn.Module:
         """A network with randomly drawn weights; `pretrained` tells that weights are going to be loaded into it."""
 
-    @abstractmethod
     def head(self, network: nn.Module) -> nn.Linear:
         """The last layer: features to class scores."""
-
-    @property
-    @abstractmethod
-    def head_name(self) -> str:
-        """The head's name in the state dict."""
+        head = network.get_submodule(self.head_name)
+        assert isinstance(head, nn.Linear), "torchvision's classifier ends in a Linear"
+        return head
 
     @abstractmethod
     def features(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Everything before the head: (n, 3, h, w) -> (n, head.in_features)."""
 
-    @abstractmethod
     def depth(self, parameter: str) -> int:
         """How many blocks lie between the input and the block that owns `parameter`; the head is deepest."""
+        part, index = parameter.split(".")[:2]
+        return int(index) if part == "features" else self.blocks
 
     def preprocessing(self, *, input_size: int | None, color: Literal["RGB", "GRAY"], pretrained: bool) -> Preprocessing:
         """How images are prepared for `input_size` pixels (None: the published size).

@@ -22,26 +22,14 @@ class MobileNetV2(Architecture):
         network: nn.Module = torchvision_mobilenet.mobilenet_v2(weights=None, num_classes=classes, dropout=drop_path)
         return network
 
-    def head(self, network: nn.Module) -> nn.Linear:
-        head = network.get_submodule(self.head_name)
-        assert isinstance(head, nn.Linear), "torchvision's classifier ends in a Linear"
-        return head
-
-    @property
-    def head_name(self) -> str:
-        return "classifier.1"
-
     def features(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         blocks: torch.Tensor = network.get_submodule("features")(images)
         return blocks.mean((2, 3))
 
-    def depth(self, parameter: str) -> int:
-        part, index = parameter.split(".")[:2]
-        return int(index) if part == "features" else 19
-
 
 V2 = MobileNetV2(
     name="MobileNet_V2",
+    blocks=19,
     resize=232,
     crop=224,
     smallest=32,

@@ -20,6 +20,11 @@ __all__ = ["ARCHITECTURES", "Entry", "lookup", "names"]
 
 ARCHITECTURES = {
     "ConvNeXt_Tiny": "thanoproxy.models.convnext:TINY",
+    "ConvNeXt_Small": "thanoproxy.models.convnext:SMALL",
+    "ConvNeXt_Base": "thanoproxy.models.convnext:BASE",
+    "ConvNeXt_Large": "thanoproxy.models.convnext:LARGE",
+    "EfficientNetV2S": "thanoproxy.models.efficientnet:V2_S",
+    "EfficientNetV2M": "thanoproxy.models.efficientnet:V2_M",
     "MobileNet_V2": "thanoproxy.models.mobilenet:V2",
 }
 
@@ -44,13 +49,17 @@ def names() -> list[str]:
 
 
 def lookup(name: str) -> Entry:
-    """The architecture called `name` in any case.  Raises `UndefinedObject` with the list of known ones."""
+    """The architecture called `name` in any case, with underscores or without.  Raises `UndefinedObject` with the list of known ones."""
     for proper, target in ARCHITECTURES.items():
-        if proper.lower() == name.lower():
+        if _plain(proper) == _plain(name):
             return Entry(proper, target)
     raise UndefinedObject(
         f'architecture "{name}" does not exist', detail="Known architectures: " + ", ".join(names()) + ".", hint=_hint(name)
     )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")  # torchvision writes EfficientNet_V2_S
 
 
 def _hint(name: str) -> str | None:
