@@ -15,10 +15,8 @@ import math
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from pathlib import Path
 import asyncpg
 import psycopg
 
+from tests.bench.running import child, cpu_seconds, free_port, percentiles, resident_kb, serving, url_of
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 
 MODES = ("simple", "extended", "prepared")
@@ -36,7 +35,6 @@ CLIENTS = (1, 8, 32)
 COPY_ROWS = 2_000_000
 IDLE = 2000
 SAMPLES = 0.1  # of the transactions have their latency logged
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -50,45 +48,6 @@ class Target:
     cpu: dict[str, list[float]] = field(default_factory=dict)
     latencies: dict[str, list[float]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def resident_kb(pid: int) -> int:
-    match = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert match is not None, "Linux says how much memory a process has"
-    return int(match[1])
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit(f"{process.args} ended with {process.returncode}")
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise SystemExit(f"nothing listens on port {port}")
-
-
-@contextmanager
-def child(command: list[str], port: int, **options: object) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
-    try:
-        wait_for_port(port, process)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def find(program: str, package: str) -> str:
@@ -122,12 +81,8 @@ def pgbouncer(postgres: EmbeddedPostgres) -> Iterator[Target]:
 
 @contextmanager
 def thanoproxy(postgres: EmbeddedPostgres) -> Iterator[Target]:
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="thanoproxy-bench-") as folder:
-        environment = {**os.environ, "THANOPROXY_ARTIFACTS__URL": Path(folder).as_uri()}
-        command = [sys.executable, "-m", "thanoproxy", "serve", "--listen", f"127.0.0.1:{port}", "--upstream", postgres.url]
-        with child(command, port, env=environment) as process:
-            yield Target("thanoproxy", port, process.pid)
+    with serving(postgres) as served:
+        yield Target("thanoproxy", served.port, served.pid)
 
 
 def pgbench(
@@ -173,12 +128,6 @@ def measure_queries(postgres: EmbeddedPostgres, targets: list[Target], seconds: 
                 cpu = f"{statistics.median(target.cpu[key]):14.1f}" if target.pid else ""
                 p50, p99 = percentiles(target.latencies[key])
                 print(f"{key:14}{target.name:>12}{statistics.median(target.tps[key]):10.0f}{p50:9.0f}{p99:9.0f}{cpu}", flush=True)
-
-
-def percentiles(taken: list[float]) -> tuple[float, float]:
-    """The 50th and the 99th."""
-    ordered = sorted(taken)
-    return ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100]
 
 
 async def latencies(url: str, count: int) -> list[float]:
@@ -281,7 +230,7 @@ def main() -> None:
         measure_queries(postgres, targets, options.seconds, options.rounds)
 
         def url(target: Target) -> str:
-            return postgres.client_url("127.0.0.1", target.port).split("?")[0].replace("postgres@", f"postgres:{postgres.password}@")
+            return url_of(postgres, target.port)
 
         measure_rates(targets, url, options.rounds)
         for target in targets:
