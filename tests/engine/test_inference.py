@@ -15,12 +15,9 @@ from thanoproxy.catalog.artifacts import ArtifactStore
 from thanoproxy.engine import inference
 from thanoproxy.engine.build import Workshop
 from thanoproxy.engine.device import Device
-from thanoproxy.engine.model import Model, fold_batch_norm, load_model
+from thanoproxy.engine.model import Model, load_model
 from thanoproxy.engine.residency import Residency
 from thanoproxy.errors import ArtifactCorrupt, DeviceOutOfMemory
-from thanoproxy.models.architecture import Architecture
-from thanoproxy.models.efficientnet import V2_S
-from thanoproxy.models.mobilenet import V2
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
 
@@ -59,19 +56,6 @@ def test_vectors_are_the_input_of_the_last_layer_and_the_probability_of_each_cla
         assert [float(probabilities[index]) for index in ranking.classes] == list(ranking.scores)
     assert [ranking.vectors for ranking in inference.predict(model, PIXELS, top_k=1)] == [{}] * 8
     assert inference.predict(model, PIXELS, top_k=0, vectors={"features"})[0].classes == ()
-
-
-@pytest.mark.parametrize("architecture", [V2, V2_S], ids=lambda one: one.name)
-def test_folding_batch_norm_changes_nothing(architecture: Architecture) -> None:
-    torch.manual_seed(0)
-    network = architecture.make(3, pretrained=False)
-    images = torch.randn(4, 3, 64, 64)
-    with torch.no_grad():
-        network(images)  # statistics other than 0 and 1
-        before = network.eval()(images)
-        folded = fold_batch_norm(network)
-        torch.testing.assert_close(folded(images), before, rtol=1e-3, atol=1e-5)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
 
 
 def test_a_batch_too_large_for_the_device_is_halved(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from thanoproxy.catalog.artifacts import ArtifactStore, Manifest, Saved
 from thanoproxy.engine.device import Device
+from thanoproxy.engine.rewrites import rewritten
 from thanoproxy.errors import ArtifactCorrupt, ThanoError
 from thanoproxy.models import registry
 from thanoproxy.models.architecture import Architecture
@@ -25,7 +25,7 @@ __all__ = ["Model", "load_model", "read_preprocessing", "save_model"]
 
 @dataclass(frozen=True)
 class Model:
-    """A network in evaluation mode on its device, with what its manifest says of it."""
+    """A network in evaluation mode on its device, rewritten to be fast there, with what its manifest says of it."""
 
     network: nn.Module
     architecture: Architecture
@@ -92,22 +92,5 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
         # Its hash is right, so it was written so: by another version of this program, or of torchvision.
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
-    network = fold_batch_norm(network.eval()).requires_grad_(False)
-    network.to(device.device, device.predict_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, preprocessing = rewritten(network, preprocessing, device)
     return Model(network, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature)
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Fold each BatchNorm into the convolution before it: the same function with a layer less, in place.
-
-    Holds where a Sequential has the two next to each other, as torchvision's blocks do.
-    """
-    for module in network.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for at in range(len(module) - 1):
-            convolution, norm = module[at], module[at + 1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[at] = fuse_conv_bn_eval(convolution, norm)
-                module[at + 1] = nn.Identity()
-    return network

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch.nn import functional
 
-__all__ = ["MAX_ASPECT", "Preprocessing", "center_crop", "normalize", "scale"]
+__all__ = ["MAX_ASPECT", "RAW", "Preprocessing", "center_crop", "normalize", "scale"]
 
 MAX_ASPECT = 4
 """An image longer than this many times its short side is cut to its middle before it is scaled, so that a sliver of 1x60000
@@ -30,6 +30,10 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     color: Literal["RGB", "GRAY"] = "RGB"
+
+
+RAW = Preprocessing(resize=0, crop=0, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
+"""Mean and deviation with which pixels stay as they are."""
 
 
 def scale(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
@@ -54,9 +58,11 @@ def center_crop(scaled: torch.Tensor, preprocessing: Preprocessing) -> torch.Ten
 
 def normalize(batch: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
     """uint8 (n, 3, crop, crop) -> `dtype`, zero mean and unit deviation per channel, channels last, on the batch's own device."""
+    floats = batch.to(torch.float32, memory_format=torch.channels_last)
+    if (preprocessing.mean, preprocessing.std) == (RAW.mean, RAW.std):
+        return floats.to(dtype)
     mean = torch.tensor(preprocessing.mean, device=batch.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(preprocessing.std, device=batch.device).view(1, 3, 1, 1) * 255
-    floats = batch.to(torch.float32, memory_format=torch.channels_last)
     return floats.sub_(mean).div_(std).to(dtype)
 
 
