@@ -22,7 +22,7 @@ from itertools import cycle
 import psycopg
 
 from tests.bench.photos import ARCHITECTURES, Rows, Stand, sql, stand
-from tests.bench.running import family, percentiles, resident_kb
+from tests.bench.running import cpu_seconds, family, percentiles, resident_kb
 from tests.bench.script import PlainScript, Setting, plain_script, settings
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 from thanoproxy.engine.device import choose
@@ -43,6 +43,8 @@ class Measured:
     batch: int
     ours: list[float] = field(default_factory=list)
     script: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    script_cpu: list[float] = field(default_factory=list)
     same: list[float] = field(default_factory=list)
     first_row: list[float] = field(default_factory=list)
     interactive: list[float] = field(default_factory=list)
@@ -56,6 +58,8 @@ class Measured:
             "ratio_vs_script": round(self.ratio, 3),
             "images_per_s": round(statistics.median(self.ours), 1),
             "script_images_per_s": round(statistics.median(self.script), 1),
+            "cpu_ms_per_image": round(statistics.median(self.cpu), 2),
+            "script_cpu_ms_per_image": round(statistics.median(self.script_cpu), 2),
             "same_labels": round(min(self.same), 4),
             "batch_ms": round(self.batch / statistics.median(self.ours) * 1e3, 1),
             "first_row_ms": round(statistics.median(self.first_row), 1),
@@ -102,23 +106,32 @@ def measure_throughput(subject: Subject, script: PlainScript, rows: Rows, settin
 
     def ours() -> None:
         nonlocal labels
+        before = cpu_of_all(subject.stand.served.pid)
         seconds, labels = subject.all()
         measured.ours.append(len(rows) / seconds)
+        measured.cpu.append((cpu_of_all(subject.stand.served.pid) - before) / len(rows) * 1e3)
 
     def plain() -> None:
         nonlocal theirs
+        before = cpu_of_all(script.pid)
         answer = script.order("predict", paths=paths, setting=setting)
         theirs = answer["labels"]
         measured.script.append(len(rows) / answer["seconds"])
+        measured.script_cpu.append((cpu_of_all(script.pid) - before) / len(rows) * 1e3)
 
     ours(), plain()  # not counted: processes start, files come from the disk
-    measured.ours.clear()
-    measured.script.clear()
+    for taken in (measured.ours, measured.script, measured.cpu, measured.script_cpu):
+        taken.clear()
     for turn in range(rounds):
         for work in (ours, plain) if turn % 2 == 0 else (plain, ours):
             work()
         measured.same.append(statistics.fmean(a == b for a, b in zip(labels, theirs, strict=True)))
         measured.first_row.append(subject.first_row())
+
+
+def cpu_of_all(pid: int) -> float:
+    """Seconds of a process and of all that it has started."""
+    return sum(map(cpu_seconds, family(pid)))
 
 
 def measure_interactive(subject: Subject, seconds: float, measured: Measured) -> None:

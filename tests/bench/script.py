@@ -31,6 +31,10 @@ class PlainScript:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def order(self, do: str, **rest: object) -> dict[str, Any]:
         assert self._process.stdin is not None, "a pipe"
         assert self._process.stdout is not None, "a pipe"
