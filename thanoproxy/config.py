@@ -247,6 +247,12 @@ class Workers(Section):
         description="auto: every GPU, else the CPU; cpu; or a list such as cuda:0,cuda:1",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of each worker; 0 lets it choose")
+    hang_after: float = Field(
+        default=300.0,
+        ge=0,
+        le=86400,
+        description="seconds after which a worker that does not get on is replaced; more than one image or model takes to read; 0: never",
+    )
 
 
 class Settings(BaseSettings):

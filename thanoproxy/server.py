@@ -309,4 +309,5 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         allow_download=settings.weights.download,
         devices=tuple(settings.workers.devices.split(",")),
         threads=settings.workers.threads or None,
+        hang_after=settings.workers.hang_after,
     )

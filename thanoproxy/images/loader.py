@@ -31,9 +31,11 @@ class LoaderThreads:
         self.count = threads
         self._queue: queue.PriorityQueue[_Task[object] | _Stop] = queue.PriorityQueue()
         self._order = itertools.count()
+        self._at_work: dict[int, int] = {}
         started = threading.Barrier(threads + 1)
         self._threads = [
-            threading.Thread(target=self._run, args=(on_start, started), name=f"loader-{index}", daemon=True) for index in range(threads)
+            threading.Thread(target=self._run, args=(index, on_start, started), name=f"loader-{index}", daemon=True)
+            for index in range(threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -44,6 +46,10 @@ class LoaderThreads:
         task = _Task(priority, next(self._order), work)
         self._queue.put(task)  # type: ignore[arg-type]
         return task.future
+
+    def at_work(self) -> dict[int, int]:
+        """Of each thread that has work, which."""
+        return self._at_work.copy()
 
     def close(self) -> None:
         """Finish what runs, drop what waits."""
@@ -56,11 +62,13 @@ class LoaderThreads:
             if isinstance(task, _Task):
                 task.future.cancel()
 
-    def _run(self, on_start: Callable[[], None], started: threading.Barrier) -> None:
+    def _run(self, index: int, on_start: Callable[[], None], started: threading.Barrier) -> None:
         on_start()
         started.wait()
         while isinstance(task := self._queue.get(), _Task):
+            self._at_work[index] = task.key[1]
             task.run()
+            del self._at_work[index]
             del task  # a waiting thread must not keep the last image alive
 
 

@@ -88,6 +88,8 @@ class DeviceLoop:
         self._ready: list[Chunk] = []
         self._builds: deque[_Task] = deque()
         self._passed = Passed()
+        self._turns = 0
+        self._turn: int | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -98,6 +100,9 @@ class DeviceLoop:
         """Begin with a request; its replies go to `reply`.  `owner` sets apart jobs of the same name from different fronts."""
         if isinstance(request, jobs.Cancel):
             self._cancel((owner, request.job))
+            return
+        if isinstance(request, jobs.Ping):  # not under the lock, which a thread that hangs may hold
+            reply(jobs.Pong(request.job, self._at_work()))
             return
         task = _Task((owner, request.job), request, reply)
         with self._changed:
@@ -116,6 +121,11 @@ class DeviceLoop:
                 self._begin(task, request, model)
             else:
                 self._model_loader.submit(lambda: self._load(task, request))
+
+    def _at_work(self) -> dict[str, int]:
+        turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader}
+        found = {f"{name} {index}": at for name, of in threads.items() for index, at in of.at_work().items()}
+        return found if turn is None else {"device": turn, **found}
 
     def drop(self, owner: object) -> None:
         """A front is gone: cancel everything of its."""
@@ -219,6 +229,8 @@ class DeviceLoop:
                 chunks = [self._ready[at] for at in chosen]
                 for chunk in chunks:
                     self._ready.remove(chunk)
+            self._turns += 1
+            self._turn = self._turns
             try:
                 if kind == "predict":
                     self._predict(chunks)
@@ -227,6 +239,7 @@ class DeviceLoop:
             except Exception as error:
                 log.exception("the device loop failed")
                 self._on_fatal(error)
+            self._turn = None
 
     def _predict(self, chunks: list[Chunk]) -> None:
         try:

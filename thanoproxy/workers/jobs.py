@@ -18,6 +18,8 @@ a whole direction (`REQUEST`, `REPLY`).  Workers know nothing of SQL, sessions o
                                       <---   Built(job, artifact, …)
       Cancel(job)                     --->
                                       <---   Failed(job, sqlstate '57014', …)
+      Ping(job)                       --->
+                                      <---   Pong(job, at_work)
 
 Structs are `msgspec.Struct`s: typed on decode, so a malformed frame is an error at the border and not an AttributeError inside.
 """
@@ -132,7 +134,13 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True, tag="upload"):
     input_size: int | None = None
 
 
-Request = Predict | Build | Cancel | Load | Identify | Export | Upload
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Are you there, and what are you at?"""
+
+    job: str
+
+
+Request = Predict | Build | Cancel | Load | Identify | Export | Upload | Ping
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -240,7 +248,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     failure: Failure
 
 
-Reply = Predicted | Progress | Remark | Built | Loaded | Identified | Exported | Failed
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The threads that have work, each with a number that is another one once it has gone on."""
+
+    job: str
+    at_work: dict[str, int]
+
+
+Reply = Predicted | Progress | Remark | Built | Loaded | Identified | Exported | Failed | Pong
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

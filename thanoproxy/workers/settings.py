@@ -14,6 +14,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `devices`: 'auto' (every CUDA device, or else the CPU), or names such as 'cpu', 'cuda:0', one worker for each.
     `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
+    `hang_after`: seconds after which one that gets on with nothing is replaced; 0: never.
     `queue_rows`: how many rows of PREDICTs one worker takes in before it refuses more (`TooManyRequests`).
     """
 
@@ -27,4 +28,5 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader_threads: int | None = None
     model_memory: int = 4096 * MIB
     pixel_cache: int = 1024 * MIB
+    hang_after: float = 300.0
     queue_rows: int = 65536
