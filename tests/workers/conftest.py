@@ -52,7 +52,7 @@ def rows() -> Rows:
 @asynccontextmanager
 async def attached(local: LocalPool, number: int = 0) -> AsyncIterator[AttachedPool]:
     """A started pool on the workers of `local`, told of their comings and goings."""
-    pool = AttachedPool(local.places, number)
+    pool = AttachedPool(local.places, local._settings, number)
     local.on_change = lambda: pool.follow(local.places)
     await pool.start()
     yield pool

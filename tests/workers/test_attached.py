@@ -101,8 +101,8 @@ async def test_idle_workers_are_not_all_asked_in_the_same_order(settings: Worker
         await local.close()
 
 
-async def test_a_worker_that_is_not_there_yet_is_waited_for(local: LocalPool, artifact: str) -> None:
-    pool = AttachedPool([Place(None, "It was ended by signal 9.")])
+async def test_a_worker_that_is_not_there_yet_is_waited_for(local: LocalPool, settings: WorkerSettings, artifact: str) -> None:
+    pool = AttachedPool([Place(None, "It was ended by signal 9.")], settings)
     await pool.start()
     task = asyncio.create_task(pool.predict(jobs.Predict("p", artifact, ["0.png"])))
     await asyncio.sleep(0.05)

@@ -18,7 +18,7 @@ from tests.workers.conftest import Rows, build, building
 from tests.workers.test_pools import SLOW
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.errors import ConfigurationError, WorkerFailure
-from thanoproxy.workers import crew, jobs, seat
+from thanoproxy.workers import bisect, crew, jobs, seat
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -99,11 +99,20 @@ async def test_a_build_that_kills_every_worker_fails_and_the_pool_goes_on(local:
     assert (await build(local, rows, tmp_path)).classes == ["blue", "red"]
 
 
-async def test_a_worker_killed_again_and_again_is_a_clean_error(local: LocalPool, rows: Rows, artifact: str) -> None:
+async def test_a_worker_killed_again_and_again_is_a_clean_error(
+    local: LocalPool, rows: Rows, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those apart as well, where it is looked for an image that is to blame."""
+    monkeypatch.setattr(bisect, "DEATHS", 1)
+
+    def workers() -> set[int]:
+        cell = local._quarantine._cell
+        return {*local.pids, *([] if cell is None else [cell.child.pid])}
+
     async def kill() -> None:
         killed: set[int] = set()
-        while len(killed) < 2:
-            for pid in set(local.pids) - killed:
+        while len(killed) < 3:
+            for pid in workers() - killed:
                 await asyncio.sleep(0.2)
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)

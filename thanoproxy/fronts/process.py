@@ -21,7 +21,7 @@ from thanoproxy.errors import ThanoError
 from thanoproxy.fronts.cancels import Cancels
 from thanoproxy.fronts.listener import SharedListener, Tally
 from thanoproxy.fronts.orders import Drain, Follow, Order, Ready, Reload, Start
-from thanoproxy.server import Server, Shared
+from thanoproxy.server import Server, Shared, worker_settings
 from thanoproxy.workers import jobs
 from thanoproxy.workers.attached import AttachedPool
 from thanoproxy.workers.process import NotStarted
@@ -69,11 +69,12 @@ class _Front:
     def __init__(self, start: Start) -> None:
         self.drained = asyncio.Event()
         self._folder = start.folder
-        self._pool = AttachedPool(start.places, start.number)
+        settings = restore(start.settings)
+        self._pool = AttachedPool(start.places, worker_settings(settings), start.number)
         self._cancels = Cancels(start.folder, start.number, start.fronts, lambda request: self._server.cancel(request))
         listener = SharedListener(socket.socket(fileno=start.listener), Tally(start.folder), start.number)
         own = os.path.join(start.folder, str(start.number))
-        self._server = Server(restore(start.settings), Shared(self._pool, listener, own, self._cancels.elsewhere))
+        self._server = Server(settings, Shared(self._pool, listener, own, self._cancels.elsewhere))
 
     async def open(self) -> None:
         await self._cancels.open()

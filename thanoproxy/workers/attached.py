@@ -16,6 +16,7 @@ from thanoproxy.errors import Canceled
 from thanoproxy.workers.child import died
 from thanoproxy.workers.crew import Crew
 from thanoproxy.workers.line import Line
+from thanoproxy.workers.settings import WorkerSettings
 
 __all__ = ["AttachedPool", "Place"]
 
@@ -34,10 +35,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class AttachedPool(Crew):
-    """See `thanoproxy.workers.pool.Pool`.  `number` tells apart those who attach to the same workers."""
+    """See `thanoproxy.workers.pool.Pool`.  `settings` are those of the workers; `number` tells apart those who attach to the same ones."""
 
-    def __init__(self, places: Sequence[Place], number: int = 0) -> None:
-        super().__init__()
+    def __init__(self, places: Sequence[Place], settings: WorkerSettings, number: int = 0) -> None:
+        super().__init__(settings)
         self._seats = [_Attached(place, self._tell) for place in places]
         # Each front sees only its own jobs, so of two idle workers not all of them may take the same.
         self._turn = number % max(len(self._seats), 1)
@@ -52,7 +53,7 @@ class AttachedPool(Crew):
         """Disconnect; jobs still running fail with `Canceled`."""
         self._closing = True
         self._tell()
-        await asyncio.gather(*(seat.close() for seat in self._seats))
+        await asyncio.gather(self._quarantine.close(), *(seat.close() for seat in self._seats))
 
     def follow(self, places: Sequence[Place]) -> None:
         """The owner's news; the places are those of the start, in the same order."""

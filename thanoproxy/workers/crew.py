@@ -1,7 +1,8 @@
 """What the pools of worker processes share: each job goes to the least busy worker, and waits for one where there is none.
 
 A job whose worker dies is tried again on whichever worker is there: a PREDICT, a Load or an Identify once, a BUILD, which goes on from
-its last checkpoint, `RESUMES` times.  Then it fails with `WorkerFailure`.
+its last checkpoint, `RESUMES` times.  Then it fails with `WorkerFailure`; but a PREDICT is tried apart, to find the images that it
+is to blame for (`thanoproxy.workers.quarantine`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from contextlib import aclosing
 from thanoproxy.errors import Canceled, WorkerFailure
 from thanoproxy.workers import jobs
 from thanoproxy.workers.line import Line
+from thanoproxy.workers.quarantine import Quarantine
 from thanoproxy.workers.replies import Answer, Report, one_reply, until_built
+from thanoproxy.workers.settings import WorkerSettings
 
 __all__ = ["Crew"]
 
 RESUMES = 2
 """What kills a third worker is likely to be the job itself."""
+
+TRIES = 2
+"""Workers that another job may lose, among others' jobs."""
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +34,10 @@ log = logging.getLogger(__name__)
 class Crew(ABC):
     """See `thanoproxy.workers.pool.Pool`.  Who has a seat and who is gone is the subclass's to know, and to tell by `_tell`."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self._closing = False
         self._news = asyncio.Event()
+        self._quarantine = Quarantine(settings)
 
     @abstractmethod
     def _lines(self) -> list[Line]:
@@ -44,7 +51,10 @@ class Crew(ABC):
         return await self._ask(request, jobs.Loaded)
 
     async def predict(self, request: jobs.Predict) -> jobs.Predicted:
-        return await self._ask(request, jobs.Predicted)
+        try:
+            return await self._ask(request, jobs.Predicted)
+        except _Lost:
+            return await self._quarantine.predict(request)
 
     async def identify(self, request: jobs.Identify) -> jobs.Identified:
         return await self._ask(request, jobs.Identified)
@@ -82,13 +92,19 @@ class Crew(ABC):
             line.builds -= 1
 
     async def _ask(self, request: jobs.Load | jobs.Predict | jobs.Identify, kind: type[Answer]) -> Answer:
-        try:
-            return await one_reply((await self._pick()).send, request, kind)
-        except WorkerFailure:
-            if self._closing:
-                raise
-            log.warning("job %s lost its worker and is tried again", request.job)
-            return await one_reply((await self._pick()).send, request, kind)
+        """The answer of the first worker that lives to give it.  Raises `_Lost` after `TRIES`."""
+        problem: WorkerFailure | None = None
+        for _ in range(TRIES):
+            line = await self._pick()
+            try:
+                return await one_reply(line.send, request, kind)
+            except WorkerFailure as failure:
+                if self._closing or not line.is_over:
+                    raise
+                log.warning("job %s lost its worker", request.job)
+                problem = failure
+        assert problem is not None, "it was tried"
+        raise _Lost(problem.message, detail=problem.detail, hint=problem.hint)
 
     async def _pick(self) -> Line:
         """The least busy worker; waits for one that is being restarted.
@@ -107,6 +123,10 @@ class Crew(ABC):
         """Wake those who wait: a worker came or went, or the pool is closing."""
         self._news.set()
         self._news = asyncio.Event()
+
+
+class _Lost(WorkerFailure):
+    """Every worker that had the job died."""
 
 
 def _resumed(job: str, problem: WorkerFailure) -> jobs.Remark:

@@ -34,6 +34,10 @@ class Line:
         """Raises `OSError` where no worker listens."""
         return cls(*await asyncio.open_unix_connection(socket))
 
+    @property
+    def is_over(self) -> bool:
+        return self._why_over is not None
+
     def send(self, request: jobs.Request, receive: Callable[[jobs.Reply], None]) -> None:
         """Hand over a request; its replies go to `receive`.  If the line ends, that is the reply."""
         if isinstance(request, jobs.Cancel):

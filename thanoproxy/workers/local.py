@@ -26,7 +26,7 @@ class LocalPool(Crew):
     """See `thanoproxy.workers.pool.Pool`."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__()
+        super().__init__(settings)
         self.on_change: Callable[[], None] = _nobody
         self._settings = settings
         self._scratch: Scratch | None = None
@@ -71,7 +71,7 @@ class LocalPool(Crew):
         """End every worker; jobs still running fail with `Canceled`."""
         self._closing = True
         self._tell()
-        await asyncio.gather(*(seat.close() for seat in self._seats))
+        await asyncio.gather(self._quarantine.close(), *(seat.close() for seat in self._seats))
         if self._scratch is not None:
             self._scratch.remove()
 
