@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
+FAULTS_ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ MADE := $(VENV)/.stamp-venv
 RUN := $(VENV)/.stamp-run
 DEV := $(VENV)/.stamp-dev
 
-.PHONY: help demo test lint types format docs conformance conformance-asyncpg bench-relay bench-predict bench-build clean
+.PHONY: help demo test lint types format docs conformance conformance-asyncpg faults bench-relay bench-predict bench-build clean
 
 help:
 	@echo "make demo           the main job end to end: embedded PostgreSQL, real images, BUILD MODEL, PREDICT USING"
@@ -24,6 +25,7 @@ help:
 	@echo "make docs           write the tables of docs/ anew from the code"
 	@echo "make conformance    PostgreSQL's regression and isolation suites, directly and through the proxy (Debian, a C compiler)"
 	@echo "make conformance-asyncpg   asyncpg's own tests in the same way"
+	@echo "make faults         kill -9 of every kind of process at random moments, 200 times (FAULTS_ARGS='--kills 20 --seed 2')"
 	@echo "make bench-relay    what the proxy costs ordinary SQL"
 	@echo "make bench-predict  images per second of PREDICT USING"
 	@echo "make bench-build    images per second of BUILD MODEL"
@@ -54,6 +56,9 @@ conformance: $(DEV)
 
 conformance-asyncpg: $(DEV)
 	@$(BIN)/python -m tests.conformance.asyncpg
+
+faults: $(DEV)
+	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
 # The module comes first: a benchmark that does not exist is told at once, not after minutes of installing.
 bench-relay bench-predict bench-build: bench-%: tests/bench/%.py $(DEV)
