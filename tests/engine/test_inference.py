@@ -96,7 +96,7 @@ def test_weights_that_do_not_fit_their_architecture_are_a_corrupt_artifact(works
 
 
 class Counting:
-    """Loads for a residency, counted; every model is said to have 100 bytes."""
+    """Loads for a residency, counted; every model is said to have 100 bytes and a backbone of its own."""
 
     def __init__(self) -> None:
         self.loaded: list[str] = []
@@ -104,7 +104,7 @@ class Counting:
     def __call__(self, store: ArtifactStore, identity: str, device: Device) -> Model:
         self.loaded.append(identity)
         model = load_model(store, identity, device)
-        return replace(model, size_bytes=100)
+        return replace(model, size_bytes=100, backbone=identity)
 
 
 def test_a_model_is_loaded_once_and_the_least_recently_used_goes_first(
@@ -152,3 +152,30 @@ def test_loading_draws_no_random_numbers(artifact: str, workshop: Workshop) -> N
     model = load_model(workshop.store, artifact, workshop.device)
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(tensor.is_meta for tensor in model.network.state_dict().values())
+
+
+def test_models_whose_backbone_is_the_same_share_it(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:
+    swapped = [(image, {"red": "warm", "blue": "cold"}.get(str(label))) for image, label in pictures[1]]
+    first, second = (run_build(rows, tune="head")[0].artifact for rows in (pictures[1], swapped))
+    alone = [load_model(workshop.store, identity, workshop.device) for identity in (first, second)]
+    residency = Residency(workshop.store, workshop.device, alone[0].size_bytes + 2 * alone[0].head_bytes)
+    one, two = residency.get(first), residency.get(second)
+    assert one.network is two.network
+    assert one.head is not two.head
+    assert (one.classes, two.classes) == (["blue", "red"], ["cold", "warm"])
+    assert residency.loaded(first) is one, "the second has cost no more than its head"
+    parts = [inference.Part(one, 5, 2), inference.Part(two, 3, 1, {"probabilities"})]
+    together = inference.predict_together(parts, PIXELS)
+    wanted = inference.predict(alone[0], PIXELS[:5], 2) + inference.predict(alone[1], PIXELS[5:], 1, {"probabilities"})
+    assert [ranking.classes for ranking in together] == [ranking.classes for ranking in wanted]
+    for ranking, apart in zip(together, wanted, strict=True):
+        assert ranking.scores == pytest.approx(apart.scores, rel=1e-4)
+        assert ranking.vectors.keys() == apart.vectors.keys()
+
+
+@pytest.mark.parametrize("options", [{"input_size": 40}, {"tune": "full", "pretrained": False}, {"color": "GRAY"}])
+def test_another_network_or_other_pixels_are_another_backbone(
+    run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows], options: dict[str, object]
+) -> None:
+    models = [load_model(workshop.store, run_build(pictures[1], **more)[0].artifact, workshop.device) for more in ({}, options)]
+    assert len({model.backbone for model in models}) == 2

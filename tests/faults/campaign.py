@@ -17,7 +17,6 @@ import psycopg
 
 from tests.faults.cluster import Cluster, until
 from tests.faults.statements import KINDS, Interactive, Outcome, Statement, judge
-from tests.test_crash import alive
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.workers.scratch import remove_abandoned
 
@@ -155,12 +154,8 @@ class Campaign:
         until(lambda: cluster.everything() <= expected, "no orphans")
         until(lambda: cluster.ask("SELECT count(*) FROM thanosql.jobs WHERE finished_at IS NULL") == [(0,)], "no job is left running")
         until(lambda: cluster.ask(OPEN) == [(0,)], "no session of PostgreSQL is left at work")
-        for spool in cluster.temporary.rglob("thanoproxy-spool-*"):
-            if spool.exists() and alive(cluster.proxy):
-                remove_abandoned(str(cluster.temporary), young=0)  # as the next proxy would
-        spools = [str(spool) for spool in cluster.temporary.rglob("thanoproxy-spool-*")]
-        if spools:
-            self._problem(f"rows are left: {spools}")
+        remove_abandoned(str(cluster.temporary), young=0)  # as the next proxy would
+        until(lambda: not any("spool" in name for _, _, names in os.walk(cluster.temporary) for name in names), "no rows are left")
         store = open_store(cluster.artifacts.as_uri())
         for identity, _ in store.identities():
             store.weights(identity, store.manifest(identity))

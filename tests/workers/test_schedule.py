@@ -7,8 +7,8 @@ import pytest
 from thanoproxy.workers.schedule import PATIENCE, Passed, Ready, next_turn
 
 
-def rows(model: str, count: int, *, bulk: bool = True, order: int = 0, batch_size: int = 16) -> Ready:
-    return Ready(model, count, bulk, batch_size, order)
+def rows(backbone: str, count: int, *, bulk: bool = True, order: int = 0, batch_size: int = 16) -> Ready:
+    return Ready(backbone, count, bulk, batch_size, order)
 
 
 FRESH = Passed()
@@ -29,7 +29,7 @@ def test_first_come_first_served_among_equals() -> None:
     assert next_turn([rows("a", 16, order=2), rows("b", 16, order=1)], False, FRESH).chosen == [1]
 
 
-def test_sessions_of_one_model_share_a_batch_up_to_its_size() -> None:
+def test_sessions_of_one_backbone_share_a_batch_up_to_its_size() -> None:
     waiting = [rows("a", 6, order=1), rows("b", 2, order=2), rows("a", 6, order=3), rows("a", 6, order=4), rows("a", 4, order=5)]
     assert next_turn(waiting, False, FRESH).chosen == [0, 2, 4]
 
@@ -51,7 +51,7 @@ def test_nobody_starves(training: bool, bulk: bool) -> None:
         ready = [rows("a", 1, bulk=False, order=order)] + ([rows("b", 16, order=-1)] if bulk else [])
         turn = next_turn(ready, training, passed)
         passed = turn.passed
-        turns.append("train" if turn.kind == "train" else ready[turn.chosen[0]].model)
+        turns.append("train" if turn.kind == "train" else ready[turn.chosen[0]].backbone)
     assert turns.count("train") == (100 // (PATIENCE["training"] + 1) if training else 0)
     assert turns.count("b") >= (100 // (PATIENCE["bulk"] + 1) if bulk else 0)
     assert turns.count("a") > 60

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
 
-__all__ = ["Ranking", "predict"]
+__all__ = ["Part", "Ranking", "predict", "predict_together"]
 
 
 class Ranking(NamedTuple):
@@ -24,34 +24,52 @@ class Ranking(NamedTuple):
     vectors: Mapping[jobs.Vector, bytes]
 
 
+class Part(NamedTuple):
+    """So many images of a batch, for one model: what is asked of them is as in `predict`."""
+
+    model: Model
+    images: int
+    top_k: int
+    vectors: Collection[jobs.Vector] = ()
+
+
 def predict(model: Model, pixels: torch.Tensor, top_k: int, vectors: Collection[jobs.Vector] = ()) -> list[Ranking]:
     """The `top_k` best classes (or all, if there are fewer) and the `vectors` of each image of uint8 (n, 3, crop, crop).
 
     A batch that does not fit into the device's memory is halved until it does.  Raises `DeviceOutOfMemory` if one image does not.
     """
+    return predict_together([Part(model, len(pixels), top_k, vectors)], pixels)
+
+
+@torch.inference_mode()
+def predict_together(parts: Sequence[Part], pixels: torch.Tensor) -> list[Ranking]:
+    """The same for several models of one backbone, whose images come one part after the other: the features are computed at once."""
+    features = _features(parts[0].model, pixels)
+    slices = features.split_with_sizes([part.images for part in parts])
+    return [ranking for part, own in zip(parts, slices, strict=True) for ranking in _rank(part, own)]
+
+
+def _features(model: Model, pixels: torch.Tensor) -> torch.Tensor:
+    device = model.device
     try:
-        return _predict(model, pixels, top_k, vectors)
+        moved = pixels.pin_memory().to(device.device, non_blocking=True) if device.is_cuda else pixels
+        return model.features(normalize(moved, model.preprocessing, device.predict_dtype))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         if len(pixels) == 1:
             raise DeviceOutOfMemory("not even one image fits into the device's memory", detail=str(error)) from None
     # Outside of the handler, whose traceback keeps the failed attempt's tensors alive.
-    model.device.release()
+    device.release()
     half = len(pixels) // 2
-    return predict(model, pixels[:half], top_k, vectors) + predict(model, pixels[half:], top_k, vectors)
+    return torch.cat([_features(model, pixels[:half]), _features(model, pixels[half:])])
 
 
-@torch.inference_mode()
-def _predict(model: Model, pixels: torch.Tensor, top_k: int, vectors: Collection[jobs.Vector]) -> list[Ranking]:
-    device = model.device
-    if device.is_cuda:
-        pixels = pixels.pin_memory().to(device.device, non_blocking=True)
-    features = model.features(normalize(pixels, model.preprocessing, device.predict_dtype))
-    probabilities = model.scores(features).softmax(1)
-    best = torch.topk(probabilities, min(top_k, len(model.classes)))
+def _rank(part: Part, features: torch.Tensor) -> list[Ranking]:
+    probabilities = part.model.scores(features).softmax(1)
+    best = torch.topk(probabilities, min(part.top_k, len(part.model.classes)))
     tensors: dict[jobs.Vector, torch.Tensor] = {"features": features, "probabilities": probabilities}
-    rows = {vector: _rows(tensors[vector]) for vector in vectors}
+    rows = {vector: _rows(tensors[vector]) for vector in part.vectors}
     return [
         Ranking(tuple(classes), tuple(scores), {vector: of[row] for vector, of in rows.items()})
         for row, (classes, scores) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -25,9 +27,15 @@ __all__ = ["Model", "load_model", "read_preprocessing", "save_model"]
 
 @dataclass(frozen=True)
 class Model:
-    """A network in evaluation mode on its device, rewritten to be fast there, with what its manifest says of it."""
+    """A network in evaluation mode on its device, rewritten to be fast there, with what its manifest says of it.
+
+    Models whose `backbone` is the same make the same features of the same pixels: `network` may be that of another one of them, so the
+    head that counts is `head`.
+    """
 
     network: nn.Module
+    head: nn.Linear
+    backbone: str
     architecture: Architecture
     classes: list[str]
     preprocessing: Preprocessing
@@ -41,8 +49,12 @@ class Model:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """What the last layer makes of them, calibrated: float32 (n, classes), not yet probabilities."""
-        scores: torch.Tensor = self.architecture.head(self.network)(features)
+        scores: torch.Tensor = self.head(features)
         return scores.float() / self.temperature
+
+    @property
+    def head_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.head.parameters())
 
 
 def save_model(
@@ -87,10 +99,23 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
         architecture = registry.lookup(manifest.architecture).load()
         with torch.device("meta"):  # without weights: drawing random ones takes time, and numbers that a training beside it counts on
             network = architecture.make(len(manifest.classes), pretrained=True)
-        network.load_state_dict(load_safetensors(data), assign=True)
+        tensors = load_safetensors(data)
+        network.load_state_dict(tensors, assign=True)
     except (SafetensorError, RuntimeError, ThanoError) as error:
         # Its hash is right, so it was written so: by another version of this program, or of torchvision.
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
+    backbone = identify_backbone(architecture, preprocessing, tensors)
     network, preprocessing = rewritten(network, preprocessing, device)
-    return Model(network, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature)
+    head = architecture.head(network)
+    return Model(network, head, backbone, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature)
+
+
+def identify_backbone(architecture: Architecture, preprocessing: Preprocessing, tensors: Mapping[str, torch.Tensor]) -> str:
+    """The same for two models if and only if they make the same features of the same images: all but the head counts, bit for bit."""
+    digest = hashlib.sha256(msgspec.json.encode([architecture.name, preprocessing]))
+    for name, tensor in sorted(tensors.items()):
+        if not name.startswith(architecture.head_name + "."):
+            digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

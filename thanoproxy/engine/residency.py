@@ -1,10 +1,11 @@
-"""Models kept in memory, the least recently used dropped first: one load per model for all sessions."""
+"""Models kept in memory, the least recently used dropped first: one load per model for all sessions, one backbone for all models of it."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from thanoproxy.catalog.artifacts import ArtifactStore
 from thanoproxy.engine.device import Device
@@ -44,7 +45,8 @@ class Residency:
                 resident = None
             if resident is None:
                 # The stamp comes first: a change during the load is seen the next time.
-                resident = _Resident(self._store.stamp(identity), self._load(self._store, identity, self._device))
+                stamp = self._store.stamp(identity)
+                resident = _Resident(stamp, self._shared(self._load(self._store, identity, self._device)))
             with self._lock:
                 self._models[identity] = resident
                 self._models.move_to_end(identity)
@@ -65,10 +67,23 @@ class Residency:
             self._models.move_to_end(identity)
             return resident.model
 
+    def _shared(self, model: Model) -> Model:
+        """The same model with the network of one that is here, if its backbone is the same."""
+        with self._lock:
+            others = [one.model for one in self._models.values() if one.model.backbone == model.backbone]
+        return replace(model, network=others[0].network) if others else model
+
     def _evict(self) -> None:
-        while len(self._models) > 1 and sum(resident.model.size_bytes for resident in self._models.values()) > self._budget:
+        while len(self._models) > 1 and self._held > self._budget:
             self._models.popitem(last=False)
             self._device.release()
+
+    @property
+    def _held(self) -> int:
+        """In bytes; of those that share a backbone the first counts whole, and of the others their head."""
+        whole = {resident.model.backbone: resident.model for resident in self._models.values()}
+        heads = sum(resident.model.head_bytes for resident in self._models.values())
+        return heads + sum(model.size_bytes - model.head_bytes for model in whole.values())
 
 
 class _Resident:

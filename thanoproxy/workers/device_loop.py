@@ -10,6 +10,7 @@ through `submit` from any thread and never block; replies go out through the cal
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -242,6 +243,7 @@ class DeviceLoop:
             self._turn = None
 
     def _predict(self, chunks: list[Chunk]) -> None:
+        chunks.sort(key=lambda chunk: chunk.prediction.request.artifact)  # the rows of each model side by side
         try:
             rankings = self._rank(chunks)
         except Exception as error:
@@ -267,9 +269,8 @@ class DeviceLoop:
         pixels = [one for chunk in chunks for one in chunk.pixels.values()]
         if not pixels:
             return []
-        requests = [chunk.prediction.request for chunk in chunks]
-        vectors = {request.vector for request in requests if request.vector is not None}
-        return inference.predict(chunks[0].prediction.model, torch.stack(pixels), max(request.top_k for request in requests), vectors)
+        models = itertools.groupby(chunks, lambda chunk: chunk.prediction.model)
+        return inference.predict_together([_part(model, list(of)) for model, of in models], torch.stack(pixels))
 
     def _train(self) -> None:
         """One step of the oldest BUILD."""
@@ -341,6 +342,13 @@ class DeviceLoop:
 
     def _rows_waiting(self) -> int:
         return sum(len(task.request.images) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
+
+
+def _part(model: Model, chunks: list[Chunk]) -> inference.Part:
+    """What is asked of a model for any of these rows is computed for all of them."""
+    requests = [chunk.prediction.request for chunk in chunks]
+    vectors = {request.vector for request in requests if request.vector is not None}
+    return inference.Part(model, sum(len(chunk.pixels) for chunk in chunks), max(request.top_k for request in requests), vectors)
 
 
 def _failed(job: str, error: ThanoError) -> jobs.Failed:

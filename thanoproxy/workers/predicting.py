@@ -84,7 +84,7 @@ class Chunk:
 
     def ready(self) -> Ready:
         """As the schedule sees it."""
-        return Ready(self.prediction.request.artifact, len(self.rows), self.bulk, self.batch_size, self.order)
+        return Ready(self.prediction.model.backbone, len(self.rows), self.bulk, self.batch_size, self.order)
 
 
 class Intake:

@@ -2,8 +2,8 @@
 
     interactive PREDICTs   before   bulk PREDICTs   before   a training step
 
-There is no waiting: whatever is ready is taken, and all that is ready for the same model shares a batch, up to its size.  So
-that nobody starves, `PATIENCE` says how many turns in a row may pass over somebody who is ready.
+There is no waiting: whatever is ready is taken, and all that is ready for the same backbone shares a batch, up to its size, whichever
+heads are behind it.  So that nobody starves, `PATIENCE` says how many turns in a row may pass over somebody who is ready.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PATIENCE = {"bulk": 16, "training": 8}
 
 @dataclass(frozen=True)
 class Ready:
-    """Some decoded rows that wait for the device.  `order` is when they came."""
+    """Some decoded rows that wait for the device.  Models with the same `backbone` can share a batch; `order` is when they came."""
 
-    model: str
+    backbone: str
     rows: int
     bulk: bool
     batch_size: int
@@ -46,7 +46,7 @@ class Turn(NamedTuple):
 
 
 def next_turn(ready: Sequence[Ready], training: bool, passed: Passed) -> Turn:
-    """Decide.  The first of those with precedence names the model; all ready rows of that model that still fit come along."""
+    """Decide.  The first of those with precedence names the backbone; all ready rows for it that still fit come along."""
     bulk_waits = any(one.bulk for one in ready)
     if not ready:
         return Turn("train" if training else "idle", [], Passed())
@@ -59,7 +59,7 @@ def next_turn(ready: Sequence[Ready], training: bool, passed: Passed) -> Turn:
     rows = 0
     for at in order:
         fits = not chosen or rows + ready[at].rows <= first.batch_size
-        if ready[at].model == first.model and fits:
+        if ready[at].backbone == first.backbone and fits:
             chosen.append(at)
             rows += ready[at].rows
     served_bulk = any(ready[at].bulk for at in chosen)
