@@ -247,6 +247,11 @@ class Workers(Section):
         description="auto: every GPU, else the CPU; cpu; or a list such as cuda:0,cuda:1",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of each worker; 0 lets it choose")
+    queue_rows: int = Field(
+        default=65536,
+        ge=1,
+        description="rows that may wait at each worker when another PREDICT begins, or it is refused; each that runs has up to 256",
+    )
     hang_after: float = Field(
         default=300.0,
         ge=0,

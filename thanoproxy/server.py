@@ -310,4 +310,5 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         devices=tuple(settings.workers.devices.split(",")),
         threads=settings.workers.threads or None,
         hang_after=settings.workers.hang_after,
+        queue_rows=settings.workers.queue_rows,
     )

@@ -23,7 +23,7 @@ from thanoproxy.workers.pool import Pool
 __all__ = ["Emit", "RowStream", "appended", "completion", "warn"]
 
 _FIRST_BATCH, _LARGEST_BATCH = 8, 64
-_BATCH_BYTES = 32 << 20
+_BATCH_BYTES = 8 << 20
 _INTERACTIVE_ROWS = 64
 _IN_FLIGHT = 4
 _WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20

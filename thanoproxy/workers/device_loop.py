@@ -107,8 +107,9 @@ class DeviceLoop:
             return
         task = _Task((owner, request.job), request, reply)
         with self._changed:
-            if isinstance(request, jobs.Predict) and self._rows_waiting() > self._queue_rows:
-                task.reply(_failed(request.job, TooManyRequests("the worker's queue is full", hint="Try again later.")))
+            # A statement begins with this, and then has a few batches here at once: one that has begun is not refused.
+            if isinstance(request, jobs.Load) and (waiting := self._rows_waiting()) >= self._queue_rows:
+                task.reply(_failed(request.job, _too_many(waiting)))
                 return
             self._tasks[task.key] = task
             if isinstance(request, jobs.Build):
@@ -349,6 +350,14 @@ def _part(model: Model, chunks: list[Chunk]) -> inference.Part:
     requests = [chunk.prediction.request for chunk in chunks]
     vectors = {request.vector for request in requests if request.vector is not None}
     return inference.Part(model, sum(len(chunk.pixels) for chunk in chunks), max(request.top_k for request in requests), vectors)
+
+
+def _too_many(rows: int) -> TooManyRequests:
+    return TooManyRequests(
+        "too many rows wait to be predicted",
+        detail=f"There are {rows} at the worker that has the fewest.",
+        hint="Try again later.  How many may wait is the setting workers.queue_rows.",
+    )
 
 
 def _failed(job: str, error: ThanoError) -> jobs.Failed:

@@ -15,7 +15,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     `devices`: 'auto' (every CUDA device, or else the CPU), or names such as 'cpu', 'cuda:0', one worker for each.
     `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
     `hang_after`: seconds after which one that gets on with nothing is replaced; 0: never.
-    `queue_rows`: how many rows of PREDICTs one worker takes in before it refuses more (`TooManyRequests`).
+    `queue_rows`: how many rows may wait at one worker when another statement begins; it is refused else (`TooManyRequests`).
     """
 
     artifacts_url: str
