@@ -46,7 +46,12 @@ def open_table(wanted: Wanted) -> Table:
             "COPY … OPTIONS has no folder to find CSV and parquet files in",
             hint="The setting files.roots names the folders that it may use; it is empty.",
         )
-    return make(_opened(wanted), wanted.source)
+    file = _opened(wanted)
+    try:
+        return make(file, wanted.source)
+    except BaseException:
+        file.close()
+        raise
 
 
 def _opened(wanted: Wanted) -> BinaryIO:

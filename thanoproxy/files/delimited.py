@@ -35,7 +35,10 @@ class Delimited(Table):
         self._size = os.fstat(file.fileno()).st_size
         self._start = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
         csv.field_size_limit(LONGEST)
-        lines = csv.reader(self._lines(), delimiter=delimiter)
+        file.seek(self._start)
+        # What is no UTF-8 the server says, with the line; until then it is text.
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        lines = csv.reader(self._lines(text), delimiter=delimiter)
         try:
             names = [name.strip() for name in next(lines, ())]
             self._check(names)
@@ -45,6 +48,8 @@ class Delimited(Table):
                     guess.see(value)
         except csv.Error:
             raise self._wrong(lines.line_num, "has a field that is too long", "Is a quote not closed?") from None
+        finally:
+            text.detach()
         self.fields = [Field(name, guess.type) for name, guess in zip(names, guesses, strict=True)]
 
     def parts(self) -> Iterator[bytes]:
@@ -57,22 +62,16 @@ class Delimited(Table):
     def close(self) -> None:
         self._file.close()
 
-    def _lines(self) -> Iterator[str]:
-        self._file.seek(self._start)
-        # What is no UTF-8 the server says, with the line; until then it is text.
-        file = io.TextIOWrapper(self._file, encoding="utf-8", errors="surrogateescape", newline="")
+    def _lines(self, text: io.TextIOWrapper) -> Iterator[str]:
         number = 0
-        try:
-            while line := file.readline(LONGEST):
-                number += 1
-                if len(line) == LONGEST:
-                    raise self._wrong(number, "is too long")
-                if line[:2] == "\\." and line.rstrip("\r\n") == "\\.":
-                    # Before PostgreSQL 18 the rest of the file would be left out without a word.
-                    raise self._wrong(number, "is \\., which ends PostgreSQL's COPY", "Leave it out.")
-                yield line
-        finally:
-            file.detach()
+        while line := text.readline(LONGEST):
+            number += 1
+            if len(line) == LONGEST:
+                raise self._wrong(number, "is too long")
+            if line[:2] == "\\." and line.rstrip("\r\n") == "\\.":
+                # Before PostgreSQL 18 the rest of the file would be left out without a word.
+                raise self._wrong(number, "is \\., which ends PostgreSQL's COPY", "Leave it out.")
+            yield line
 
     def _check(self, names: list[str]) -> None:
         if not names:

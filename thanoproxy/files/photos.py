@@ -59,7 +59,11 @@ class Photos(Table):
             if not _is_image(wanted.source):
                 raise InvalidOption(f'file "{wanted.source}" is no image, CSV or parquet file by its name', hint=_HINT)
             self._rows = iter([(_readable(found.name), None)])
-        first = next(self._rows, None)
+        try:
+            first = next(self._rows, None)
+        except BaseException:
+            self.close()
+            raise
         if first is None:
             raise NoData(f'directory "{wanted.source}" holds no images', hint=_HINT)
         self._first = first

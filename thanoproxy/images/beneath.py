@@ -66,8 +66,9 @@ class Roots:
         """The folder or regular file `name`; an absolute name becomes relative to its root, where that means the same.  Raises as `open`
         does."""
         try:
-            descriptor, root = self._first(name + "/", folder=True)
-            return Found(descriptor, True, self._short(name + "/", root, folder=True))
+            as_folder = f"{name.rstrip('/')}/" if name else ""
+            descriptor, root = self._first(as_folder, folder=True)
+            return Found(descriptor, True, self._short(as_folder, root, folder=True))
         except NotBeneath:
             descriptor, root = self._first(name, folder=False)
             return Found(descriptor, False, self._short(name, root, folder=False))

@@ -19,13 +19,15 @@ from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import ASYNCHRONOUS, Collect, Forward, Pipeline, Ready, Rows, SegmentFailed, UpstreamError
 from thanoproxy.wire.values import TEXT_ARRAY, WHOLE_NUMBERS, whole_number
 
-__all__ = ["PRIVATE", "Bound", "Exchange"]
+__all__ = ["PATIENCE", "PRIVATE", "Bound", "Exchange"]
 
 PRIVATE = b"thanoproxy"
 """The name of our own statement and portal; the barrier in `attend` closes it too, which is no error where it does not exist."""
 
 _CLOSE_PRIVATE = messages.close(b"S", PRIVATE) + messages.close(b"P", PRIVATE)
-_PATIENCE = 0.5
+PATIENCE = 0.5
+"""Seconds that a server has to hear of the end of a COPY."""
+
 _EXECUTE_ENDS = frozenset(b"CsI")
 _LAST_WORDS = (b"\0VFATAL\0", b"\0VPANIC\0")
 """Behind an error of these severities the server closes the connection, so it is the client's, whatever else is owed."""
@@ -164,7 +166,7 @@ class Exchange:
         except BaseException:
             # A server that waits for rows hears of nothing else; one that waits for another session's lock does not hear that.
             self.send(messages.copy_fail() + messages.FLUSH)
-            done, _ = await asyncio.wait([closed.done], timeout=_PATIENCE)
+            done, _ = await asyncio.wait([closed.done], timeout=PATIENCE)
             if not done:
                 await self.cancel_upstream()
                 await asyncio.wait([closed.done])

@@ -11,12 +11,13 @@ fails, the string fails where the statement stands.  There, the place where the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import Canceled, InternalError, ThanoError, WorkerFailure
+from thanoproxy.session.exchange import PATIENCE
 from thanoproxy.session.materialise import Refused, refusing
 from thanoproxy.session.steps import Gate, Kept, Step
 from thanoproxy.sql.source import Source
@@ -66,16 +67,18 @@ async def run_import(attendant: Attendant, shape: Import) -> bytes:
             raise Refused(_about_the_table(attendant, shape, problem.fields)) from None
         copy = filling(shape, reading.fields, reading.format)
         with refusing(attendant, copy):
-            tag = await exchange.copy_in(copy.text, _rows(shape, reading))
+            async with aclosing(_rows(shape, reading)) as rows:
+                tag = await exchange.copy_in(copy.text, rows)
         if reading.remark is not None:
             exchange.client.write(messages.notice(reading.remark, encoding=exchange.codec))
     return tag
 
 
-async def _rows(shape: Import, reading: Reading) -> AsyncIterator[bytes]:
+async def _rows(shape: Import, reading: Reading) -> AsyncGenerator[bytes, None]:
     try:
-        async for part in reading.parts():
-            yield part
+        async with aclosing(reading.parts()) as parts:
+            async for part in parts:
+                yield part
     except (InternalError, WorkerFailure):
         raise
     except ThanoError as problem:
@@ -109,6 +112,7 @@ class ImportWork:
         self._run = run
         self._shape = shape
         self._reading = reading
+        self._fed = False
         self._make = Kept(run.exchange.codec)
         self._make.shown = self._explain
         self._copy = _Copying(self._passed, self._failed)
@@ -134,27 +138,36 @@ class ImportWork:
         await self._copy.moved.wait()
         if self._copy.done.done():
             self._copy.done.result()
-        exchange = self._run.exchange
         try:
             async with self._run.attendant.stop.during():
                 await self._feed()
+                await asyncio.wait([self._copy.done])
         except ThanoError as problem:
-            if not self._copy.done.done():
-                self._run.script.own_error = True
-                exchange.client.write(messages.error_response(problem, encoding=exchange.codec))
-                exchange.send(messages.copy_fail(problem.message.encode(exchange.codec, "replace")))
-        else:
-            exchange.send(messages.copy_done())
+            await self._fail(problem)
         await asyncio.wait([self._copy.done])
         self._copy.done.result()
 
+    async def _fail(self, problem: ThanoError) -> None:
+        """Our error to the client, and the end of the string; but once all rows are sent, the answer is the server's."""
+        exchange = self._run.exchange
+        if not self._copy.done.done() and not self._fed:
+            self._run.script.own_error = True
+            exchange.client.write(messages.error_response(problem, encoding=exchange.codec))
+            exchange.send(messages.copy_fail(problem.message.encode(exchange.codec, "replace")))
+            await asyncio.wait([self._copy.done], timeout=PATIENCE)
+        if not self._copy.done.done():
+            await self._run.attendant.stop.cancel_upstream()
+
     async def _feed(self) -> None:
         assert isinstance(self._reading, Reading), "else there is no COPY to come to"
-        async for part in _rows(self._shape, self._reading):
-            if self._copy.done.done():
-                return
-            self._run.exchange.send(messages.copy_data(part))
-            await self._run.exchange.upstream.drained()
+        async with aclosing(_rows(self._shape, self._reading)) as rows:
+            async for part in rows:
+                if self._copy.done.done():
+                    return
+                self._run.exchange.send(messages.copy_data(part))
+                await self._run.exchange.upstream.drained()
+        self._fed = True
+        self._run.exchange.send(messages.copy_done())
 
     def _passed(self) -> None:
         exchange = self._run.exchange
@@ -174,7 +187,7 @@ class ImportWork:
         return _about_the_table(self._run.attendant, self._shape, fields).encode()
 
     def _explain_copy(self, fields: ErrorFields) -> bytes:
-        return fields.with_position(None).encode()
+        return self._run.attendant.translated(fields, self._filling).encode()
 
 
 class _Copying(Gate):

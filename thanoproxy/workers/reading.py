@@ -7,7 +7,7 @@ thread may wait for it, or die of it.  The pipe from the process is the whole fl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -63,7 +63,7 @@ class Reading:
         assert isinstance(opened, Opened), "the first reply"
         self.fields, self.format = opened.fields, opened.format
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         """Its rows, cut anywhere.  Raises `ThanoError`."""
         while isinstance(reply := await self._next(), Part):
             yield reply.data
