@@ -43,9 +43,10 @@ class Delimited(Table):
             names = [name.strip() for name in next(lines, ())]
             self._check(names)
             guesses = [Guess() for _ in names]
+            sees = [guess.see for guess in guesses]
             for row in lines:
-                for guess, value in zip(guesses, row, strict=False):
-                    guess.see(value)
+                for see, value in zip(sees, row, strict=False):
+                    see(value)
         except csv.Error:
             raise self._wrong(lines.line_num, "has a field that is too long", "Is a quote not closed?") from None
         finally:

@@ -32,13 +32,13 @@ _EXACT = 15
 
 
 def _bigint(value: str) -> bool:
-    return len(value) <= 20 and _WHOLE.fullmatch(value) is not None and -(2**63) <= int(value) < 2**63
+    return _WHOLE.fullmatch(value) is not None and (len(value) < 19 or (len(value) <= 20 and -(2**63) <= int(value) < 2**63))
 
 
 def _double(value: str) -> bool:
-    if value.lower() in _NO_FINITE:
-        return True
-    if len(value) > _LONGEST or _REAL.fullmatch(value) is None or (_WHOLE.fullmatch(value) and len(value.lstrip("-")) > _EXACT):
+    if len(value) > _LONGEST or _REAL.fullmatch(value) is None:
+        return value.lower() in _NO_FINITE
+    if len(value) > _EXACT and _WHOLE.fullmatch(value) is not None and len(value.lstrip("-")) > _EXACT:
         return False
     number = float(value)
     underflow = number == 0 and any(digit in "123456789" for digit in re.split("[eE]", value)[0])
@@ -80,12 +80,16 @@ _TYPES: Mapping[str, _Type] = {
 """The first that fits the first value is begun with; `wider` ones hold every value of it, too, and anything else is text."""
 
 
+_KNOWN, _SHORT = 1000, 40
+
+
 class Guess:
     """Of one column.  Texts without a character are NULL."""
 
     def __init__(self) -> None:
         self._type: str | None = None
         self._fits: Callable[[str], bool] = _never
+        self._known = {""}  # most columns but those of numbers repeat themselves
 
     @property
     def type(self) -> str:
@@ -93,10 +97,14 @@ class Guess:
         return self._type or TEXT
 
     def see(self, value: str) -> None:
-        if value and not self._fits(value):
+        if value in self._known:
+            return
+        if not self._fits(value):
             among = _TYPES if self._type is None else (*_TYPES[self._type].wider, TEXT)
             self._type = next(name for name in among if _TYPES[name].fits(value))
             self._fits = _TYPES[self._type].fits
+        if len(self._known) < _KNOWN and len(value) <= _SHORT:
+            self._known.add(value)
 
 
 def _never(_: str) -> bool:
