@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -360,6 +361,23 @@ class TestStopping:
                 assert time.monotonic() < end
                 time.sleep(0.05)
             assert fetched(observer, "SELECT count(*) FROM slow") == [(0,)]
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("before", ["", "SELECT 1; "])
+def test_a_reader_that_is_killed(connection: Connection, before: str) -> None:
+    def kill() -> None:
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                if b"reading_process" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(int(pid), signal.SIGKILL)
+
+    timer = Timer(0.5, kill)
+    timer.start()
+    error = refused(connection, before + "COPY from_large OPTIONS () FROM 'large.csv'")
+    timer.join()
+    assert (error.sqlstate, error.message_detail) == ("58000", "It was ended by signal 9.")
+    assert fetched(connection, "SELECT to_regclass('from_large')") == [(None,)]
 
 
 class TestCsv:

@@ -77,6 +77,7 @@ BAD = [
     ("COPY t OPTIONS (if_exists='fail', if_exists='fail') FROM 'a'", "given twice", 35),
     ("COPY t OPTIONS (image_col='label') FROM 'a'", "both called", 27),
     ("COPY t OPTIONS (if_exists=$1) FROM 'a'", "parameters are not supported", 27),
+    ("COPY t (a, b) OPTIONS () FROM 'a'", 'at or near "(": expected OPTIONS', 8),
     ("COPY 't' OPTIONS () FROM 'a'", "the name of a table", 6),
 ]
 

@@ -143,6 +143,8 @@ def _copies_files(tokens: Sequence[Token]) -> bool:
     at = 2
     while at + 1 < len(tokens) and tokens[at].text == ".":
         at += 2
+    if at < len(tokens) and tokens[at].text == "(":  # columns, which are an error of ours then
+        at = next((i + 1 for i in range(at, len(tokens)) if tokens[i].text == ")"), len(tokens))
     return at < len(tokens) and tokens[at].word == "OPTIONS"
 
 

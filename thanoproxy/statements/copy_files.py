@@ -57,6 +57,9 @@ def parse(cursor: Cursor) -> Import:
     while cursor.accept("."):
         name = cursor.identifier("the name of a table")
     end = cursor.tokens[cursor.at - 1].end
+    if cursor.accept("("):
+        cursor.at -= 1
+        raise cursor.error("OPTIONS", "The columns are those of the file, by their names.")
     options = read_options(cursor.options(), RULES, LATER, "COPY … OPTIONS")
     _check(options)
     cursor.expect("FROM", f"{_USAGE} {_OWN}")

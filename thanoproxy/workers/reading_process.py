@@ -29,7 +29,10 @@ def main() -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s reader[%(process)d] %(levelname)s %(message)s")
     with os.fdopen(take_stdout(), "wb", buffering=0) as pipe:
-        wanted = msgspec.json.decode(sys.stdin.buffer.readline(), type=Wanted)
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return  # nobody wants anything any more
+        wanted = msgspec.json.decode(line, type=Wanted)
         threading.Thread(target=_end_with_stdin, name="lifeline", daemon=True).start()
 
         def say(reply: Reply) -> None:
