@@ -439,6 +439,7 @@ class TestCsv:
         (files / "many.csv").write_text("a,b\n" + "".join(f"{i},{'x' * 200}\n" for i in range(20_000)))
         assert run(block, "COPY many OPTIONS () FROM 'many.csv'") == "COPY 20000"
         assert fetched(block, "SELECT sum(a) FROM many") == [(199990000,)]
+        assert refused(block, "COPY many OPTIONS () FROM 'many.csv'").sqlstate == "42P07"  # with most of it still to be read
 
     def test_not_below_the_image_roots(self, block: Connection, image_root: Path) -> None:
         (image_root / "secret.csv").write_text("a\n1\n")

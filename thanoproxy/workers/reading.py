@@ -7,6 +7,7 @@ thread may wait for it, or die of it.  The pipe from the process is the whole fl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 import msgspec
@@ -19,6 +20,8 @@ from thanoproxy.workers.replies import raise_failed
 from thanoproxy.workers.spawning import end, how_it_ended, spawn
 
 __all__ = ["Field", "FileReader", "Format", "Opened", "Over", "Part", "Reading", "Reply"]
+
+_LEFT = 1 << 16
 
 AT_ONCE = 4
 """Processes of one front that look at their file for the first time; more of them would only take each other's cores."""
@@ -71,7 +74,15 @@ class Reading:
         self.remark = reply.remark
 
     async def close(self) -> None:
-        await end(self._process, 0)
+        assert self._process.stdin is not None, "a pipe"
+        assert self._process.stdout is not None, "a pipe"
+        self._process.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        # A pipe with something in it that nobody reads would keep it from being over.
+        while await self._process.stdout.read(_LEFT):
+            pass
+        await self._process.wait()
 
     async def _next(self) -> Reply:
         assert self._process.stdout is not None, "a pipe"
