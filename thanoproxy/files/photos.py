@@ -22,6 +22,7 @@ ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".
 
 _PART = 1 << 16
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+_NULL = r"\N"
 
 
 class _Level(NamedTuple):
@@ -160,4 +161,4 @@ def _readable(path: str) -> str:
 
 def _line(image: str, label: str | None) -> bytes:
     """https://www.postgresql.org/docs/18/sql-copy.html#SQL-COPY-FILE-FORMATS-TEXT"""
-    return f"{image.translate(_ESCAPES)}\t{chr(92) + 'N' if label is None else label.translate(_ESCAPES)}\n".encode()
+    return f"{image.translate(_ESCAPES)}\t{_NULL if label is None else label.translate(_ESCAPES)}\n".encode()
