@@ -20,7 +20,7 @@ from tests.positions import POSITIONS
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
-from thanoproxy.statements import build_model, convert, evaluate, fit_model, predict, upload_model
+from thanoproxy.statements import build_model, convert, copy_files, evaluate, fit_model, predict, upload_model
 from thanoproxy.statements.metrics import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,6 +127,7 @@ def test_tables_agree_with_the_code(name: str) -> None:
         ("CONVERT USING", convert),
         ("EVALUATE USING", evaluate),
         ("UPLOAD MODEL", upload_model),
+        ("COPY … OPTIONS", copy_files),
     ],
 )
 def test_every_option_is_documented(heading: str, statement: ModuleType) -> None:

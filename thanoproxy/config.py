@@ -204,10 +204,11 @@ class Weights(Section):
 
 
 class Files(Section):
-    """Where files may lie that statements name: models that are exported or uploaded."""
+    """Where files may lie that statements name: models that are exported or uploaded, CSV and parquet files."""
 
     roots: Folders = Field(
-        default=(), description="folders that EXPORT MODEL may write new files in, and UPLOAD MODEL read; any role may use either"
+        default=(),
+        description="folders that EXPORT MODEL may write new files in, and UPLOAD MODEL and COPY … OPTIONS read; any role may",
     )
 
 

@@ -40,6 +40,7 @@ from thanoproxy.wire.startup import Cancel, Startup
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.reading import FileReader
 from thanoproxy.workers.scratch import Scratch, remove_abandoned
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -108,7 +109,13 @@ class Server:
         self._spool = Scratch(self._folder)
         await self.pool.start()
         self._services = Services(
-            self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.path), self._names_of, self._views.backend_is_gone
+            self.pool,
+            Seal(seal.sign, seal.verify),
+            self._log,
+            Path(self._spool.path),
+            self._names_of,
+            self._views.backend_is_gone,
+            FileReader(tuple(map(str, self.settings.images.roots)), tuple(map(str, self.settings.files.roots))),
         )
         if self._database:
             await self._log.start(self._database)
