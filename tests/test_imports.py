@@ -27,7 +27,9 @@ ALLOWED: dict[str, set[str]] = {
     "fronts": {"config", "server", "session.listener", "wire", "workers"},
     "server": {"catalog", "config", "session", "statements.shapes", "tls", "wire", "workers"},
     "address": set(),
-    "config": {"address"},
+    "config": {"address", "places", "section"},
+    "places": {"section"},
+    "section": set(),
     "embedded": set(),
     "session": {"catalog", "config", "sql", "statements", "tls", "wire"}
     | {f"workers.{name}" for name in ("jobs", "pool", "reading", "spool")},
@@ -43,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers.quarantine": {"images.source"},
     "workers.reading": {"files.table"},
     "workers.reading_process": {"files"},
+    "workers.settings": {"images.settings"},
     "engine": {"catalog.artifacts", "images", "models", "workers.jobs", "workers.spool"},
     "models": {"images"},
     "images": set(),

@@ -305,7 +305,7 @@ class FileUnavailable(ThanoError):
 
 
 class FileFailure(ThanoError):
-    """58030: a file that cannot be written."""
+    """58030: a file that cannot be written, or an image that does not arrive."""
 
     sqlstate = "58030"
 

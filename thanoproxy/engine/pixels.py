@@ -11,18 +11,19 @@ from torch.nn import functional
 from thanoproxy.errors import InvalidImage, NullNotAllowed, ThanoError
 from thanoproxy.images import Sources
 from thanoproxy.images.decode import decode
+from thanoproxy.images.loader import Steps
 from thanoproxy.images.source import shown
 from thanoproxy.models.preprocessing import Preprocessing, center_crop, scale
 
 __all__ = ["digest", "random_crop", "read_cropped", "read_encoded", "read_scaled"]
 
 
-def read_encoded(sources: Sources, image: str | bytes | None, row: int) -> bytes:
+def read_encoded(sources: Sources, image: str | bytes | None, row: int) -> Steps[bytes]:
     """The encoded bytes of `image`, which is row `row`; errors say so.  Raises `NullNotAllowed` for None."""
     if image is None:
         raise NullNotAllowed(f"the image of row {row + 1} is NULL", row=row)
     try:
-        return sources.read(image)
+        return (yield from sources.load(image))
     except ThanoError as error:
         error.row = row
         raise
@@ -37,9 +38,10 @@ def read_scaled(encoded: bytes, image: str | bytes | None, row: int, preprocessi
         raise InvalidImage(f"image {name}: {error.message}", detail=error.detail, hint=error.hint, row=row) from error
 
 
-def read_cropped(sources: Sources, image: str | bytes, row: int, preprocessing: Preprocessing) -> torch.Tensor:
+def read_cropped(sources: Sources, image: str | bytes, row: int, preprocessing: Preprocessing) -> Steps[torch.Tensor]:
     """All of it, for prediction: uint8 (3, crop, crop)."""
-    return center_crop(read_scaled(read_encoded(sources, image, row), image, row, preprocessing), preprocessing)
+    encoded = yield from read_encoded(sources, image, row)
+    return center_crop(read_scaled(encoded, image, row, preprocessing), preprocessing)
 
 
 def digest(encoded: bytes) -> bytes:
