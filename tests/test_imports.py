@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "catalog": {"address", "tls", "workers.jobs"},
     "workers": set(),
     "workers.device_loop": WORKER,
+    "workers.pipeline": WORKER,
     "workers.predicting": WORKER,
     "workers.process": WORKER,
     "workers.quarantine": {"images.source"},

@@ -250,7 +250,7 @@ class Workers(Section):
     queue_rows: int = Field(
         default=65536,
         ge=1,
-        description="rows that may wait at each worker when another PREDICT begins, or it is refused; each that runs has up to 256",
+        description="rows that may wait at each worker when another PREDICT begins, or it is refused; one that runs has 256 (GPU: 1024)",
     )
     hang_after: float = Field(
         default=300.0,

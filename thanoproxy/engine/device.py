@@ -18,12 +18,14 @@ class Device:
     """A torch device with the number formats that suit it.
 
     `predict_batch` is the most images predicted at once when nobody has said otherwise; `threads` is how many cores torch may use.
+    `depth` is how many batches are on their way at once: on CUDA one computes while the next one is brought there.
     """
 
     device: torch.device
     predict_dtype: torch.dtype
     predict_batch: int
     threads: int
+    depth: int = 1
 
     @property
     def name(self) -> str:
@@ -38,6 +40,11 @@ class Device:
         """How many devices of this kind the machine has, this one included."""
         return torch.cuda.device_count() if self.is_cuda else 1
 
+    def enter(self) -> None:
+        """Make it the device of the calling thread, for what torch makes without being told where."""
+        if self.is_cuda:
+            torch.cuda.set_device(self.device)
+
     def use_threads(self) -> None:
         """Let torch use `threads` cores from the calling thread.
 
@@ -49,6 +56,17 @@ class Device:
         """Wait for the device, so that a clock read afterwards is right."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether `error` is the end of the device for this process: after such a one every later call fails, too (CUDA C++ Programming
+        Guide, "Error Checking"), so that is tried."""
+        if not self.is_cuda or not isinstance(error, RuntimeError) or is_out_of_memory(error):
+            return False
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return True
+        return False
 
     def release(self) -> None:
         """Give cached memory back, after an out-of-memory error or an eviction."""
@@ -74,7 +92,7 @@ def choose(name: str = "auto", threads: int | None = None) -> Device:
         raise ConfigurationError(f"there is no device {name!r}", hint="Use 'auto', 'cpu' or 'cuda:0'.")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    return Device(torch.device("cuda", index), torch.bfloat16, 256, threads)
+    return Device(torch.device("cuda", index), torch.bfloat16, 256, threads, depth=2)
 
 
 def cores() -> int:

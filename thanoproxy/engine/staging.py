@@ -1,0 +1,109 @@
+"""How the pixels of a batch come onto a device, and what was made of them comes back, while another batch computes there.
+
+On a CPU there is nowhere to go.  On CUDA, pixels are stacked into pinned memory, which the device reads by itself, and copied on a stream
+of their own; results are copied back into pinned memory behind the computation.  Nothing here waits for the device, but for memory that is
+used again.  All of it belongs to the device's thread; only a `Mark` may be waited for on another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import cycle
+from typing import Protocol
+
+import torch
+
+from thanoproxy.engine.device import Device
+
+__all__ = ["Mark", "Staging", "open_staging"]
+
+
+class Mark(Protocol):
+    """A place in what a device has been told to do."""
+
+    def synchronize(self) -> None:
+        """Wait until it has come there.  Raises what the device has failed with."""
+
+
+class Staging(Protocol):
+    """The way to a device and back."""
+
+    def on_device(self, images: Sequence[torch.Tensor]) -> AbstractContextManager[torch.Tensor]:
+        """uint8 images of one shape (3, h, w) as (n, 3, h, w) on the device; what is computed inside the block may read them."""
+
+    def fetch(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor on the CPU, its values there once a `mark` made afterwards is reached."""
+
+    def mark(self) -> Mark | None:
+        """Here; None where it has been reached already."""
+
+
+def open_staging(device: Device) -> Staging:
+    return _CudaStaging(device.device, device.depth) if device.is_cuda else _HostStaging()
+
+
+class _HostStaging:
+    @contextmanager
+    def on_device(self, images: Sequence[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+        yield torch.stack(list(images))
+
+    def fetch(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def mark(self) -> Mark | None:
+        return None
+
+
+class _CudaStaging:
+    def __init__(self, device: torch.device, depth: int) -> None:
+        self._device = device
+        self._copying = torch.cuda.Stream(device)
+        self._slots = cycle([_Slot(device) for _ in range(depth)])
+
+    @contextmanager
+    def on_device(self, images: Sequence[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+        slot, computing = next(self._slots), torch.cuda.current_stream(self._device)
+        host, moved = slot.room(len(images), images[0].shape)
+        torch.stack(list(images), out=host)
+        self._copying.wait_event(slot.read)
+        with torch.cuda.stream(self._copying):
+            moved.copy_(host, non_blocking=True)
+            slot.copied.record(self._copying)
+        computing.wait_event(slot.copied)
+        try:
+            yield moved
+        finally:  # also when it failed half-way: kernels that were launched before still read
+            slot.read.record(computing)
+
+    def fetch(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+    def mark(self) -> Mark | None:
+        event = torch.cuda.Event(blocking=True)  # whoever waits sleeps: a spinning thread takes a core from decoding
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+
+class _Slot:
+    """Memory for the pixels of one batch on both sides, made when it is wanted and kept."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._host = torch.empty(0, dtype=torch.uint8)
+        self._moved = torch.empty(0, dtype=torch.uint8)
+        self.copied, self.read = torch.cuda.Event(blocking=True), torch.cuda.Event()
+
+    def room(self, count: int, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(count, *shape) in pinned memory and on the device; the former is free to be written."""
+        size = count * math.prod(shape)
+        self.copied.synchronize()
+        if self._host.numel() < size:
+            self.read.synchronize()
+            self._host = self._moved = torch.empty(0, dtype=torch.uint8)
+            self._moved = torch.empty(size, dtype=torch.uint8, device=self._device)
+            # It may be memory that what is still being computed has just given back, which only counts on its own stream.
+            self.read.record(torch.cuda.current_stream(self._device))
+            self._host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return self._host[:size].view(count, *shape), self._moved[:size].view(count, *shape)
