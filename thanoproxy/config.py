@@ -247,6 +247,9 @@ class Workers(Section):
         description="auto: every GPU, else the CPU; cpu; or a list such as cuda:0,cuda:1",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of each worker; 0 lets it choose")
+    decoders: Literal["auto", "threads", "processes"] = Field(
+        default="auto", description="what decodes images; auto: processes beside a GPU on more than eight cores, else threads"
+    )
     queue_rows: int = Field(
         default=65536,
         ge=1,

@@ -59,7 +59,7 @@ class _HostStaging:
 class _CudaStaging:
     def __init__(self, device: torch.device, depth: int) -> None:
         self._device = device
-        self._copying = torch.cuda.Stream(device)
+        self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._slots = cycle([_Slot(device) for _ in range(depth)])
 
     @contextmanager
@@ -81,7 +81,7 @@ class _CudaStaging:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
     def mark(self) -> Mark | None:
-        event = torch.cuda.Event(blocking=True)  # whoever waits sleeps: a spinning thread takes a core from decoding
+        event = _event()
         event.record(torch.cuda.current_stream(self._device))
         return event
 
@@ -93,7 +93,7 @@ class _Slot:
         self._device = device
         self._host = torch.empty(0, dtype=torch.uint8)
         self._moved = torch.empty(0, dtype=torch.uint8)
-        self.copied, self.read = torch.cuda.Event(blocking=True), torch.cuda.Event()
+        self.copied, self.read = _event(), _event()
 
     def room(self, count: int, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """(count, *shape) in pinned memory and on the device; the former is free to be written."""
@@ -107,3 +107,8 @@ class _Slot:
             self.read.record(torch.cuda.current_stream(self._device))
             self._host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         return self._host[:size].view(count, *shape), self._moved[:size].view(count, *shape)
+
+
+def _event() -> torch.cuda.Event:
+    # Whoever waits sleeps: a thread that spins takes a core from decoding.
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]

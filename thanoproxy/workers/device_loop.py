@@ -21,7 +21,7 @@ import torch
 
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.engine.build import Workshop, build
-from thanoproxy.engine.device import Device, choose, cores
+from thanoproxy.engine.device import Device, choose
 from thanoproxy.engine.exporting import export_model
 from thanoproxy.engine.inference import Predictor, Ranking
 from thanoproxy.engine.model import Model
@@ -34,6 +34,7 @@ from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
+from thanoproxy.workers.decoding import loaders_for
 from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
 from thanoproxy.workers.predicting import INTERACTIVE, Chunk, Intake, Prediction
@@ -78,7 +79,7 @@ class DeviceLoop:
         store = self._store = open_store(settings.artifacts_url)
         self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots)
-        self._loaders = LoaderThreads(settings.loader_threads or cores(), _one_core)
+        self._loaders = loaders_for(settings, self.device, _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
         weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
