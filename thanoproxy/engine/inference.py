@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, is_out_of_memory
 from thanoproxy.engine.model import Model
-from thanoproxy.engine.staging import Mark, Staging, open_staging
+from thanoproxy.engine.staging import Mark, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
@@ -40,9 +41,10 @@ class Predictor:
     All calls come from the device's thread; up to `device.depth` batches may be under way.
     """
 
-    def __init__(self, device: Device, staging: Staging | None = None) -> None:
+    def __init__(self, device: Device, compiler: Compiler | None = None) -> None:
         self._device = device
-        self._staging = staging or open_staging(device)
+        self._compiler = compiler
+        self._staging = open_staging(device)
 
     @torch.inference_mode()
     def launch(self, parts: Sequence[Part], images: Sequence[torch.Tensor]) -> Launched:
@@ -58,6 +60,9 @@ class Predictor:
     def _features(self, model: Model, images: Sequence[torch.Tensor]) -> torch.Tensor:
         try:
             with self._staging.on_device(images) as pixels:
+                compiled = None if self._compiler is None else self._compiler.features(model, pixels)
+                if compiled is not None:
+                    return compiled
                 return model.features(normalize(pixels, model.preprocessing, self._device.predict_dtype))
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -21,6 +21,7 @@ import torch
 
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.engine.build import Workshop, build
+from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, choose
 from thanoproxy.engine.exporting import export_model
 from thanoproxy.engine.inference import Predictor, Ranking
@@ -93,7 +94,10 @@ class DeviceLoop:
         self._turns = 0
         self._turn: int | None = None
         self._closing = False
-        self._pipeline = Pipeline(Predictor(self.device), self.device.depth, self._changed, self._answer)
+        self._busy = threading.Lock()
+        compiles = settings.compile == "auto" and self.device.is_cuda
+        self._compiler = Compiler(self.device, self._busy, lambda: not self._builds) if compiles else None
+        self._pipeline = Pipeline(Predictor(self.device, self._compiler), self.device.depth, self._changed, self._answer)
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -146,6 +150,8 @@ class DeviceLoop:
             self._changed.notify()
         self._thread.join()
         self._pipeline.close()
+        if self._compiler is not None:
+            self._compiler.close()
         self._model_loader.close()
         self._loaders.close()
 
@@ -238,10 +244,11 @@ class DeviceLoop:
             self._turns += 1
             self._turn = self._turns
             try:
-                if kind == "predict":
-                    self._pipeline.launch(chunks)
-                else:
-                    self._train()
+                with self._busy:
+                    if kind == "predict":
+                        self._pipeline.launch(chunks)
+                    else:
+                        self._train()
             except Exception as error:
                 log.exception("the device loop failed")
                 self._on_fatal(error)
