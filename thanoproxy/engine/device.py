@@ -107,5 +107,8 @@ def cores() -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether `error` says that a tensor found no memory; for the CPU torch has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether `error` says that a tensor, or what a library of CUDA's works with, found no memory; that has no class of its own everywhere."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
