@@ -1,8 +1,9 @@
 """The engine on a GPU, without PostgreSQL or a proxy: what is needed is torch, torchvision, Pillow, NumPy, safetensors and msgspec.
 
-    python -m tests.bench.gpu [--device cuda:0] [--architecture ConvNeXt_Tiny] [--parts forward,predict,train,agree] [--images N] …
+    python -m tests.bench.gpu [--device cuda:0] [--architecture ConvNeXt_Tiny] [--parts forward,decode,…] [--images N] …
 
 forward   images per second of the network alone, pixels on the device: as torchvision makes it, rewritten, compiled
+decode    JPEG files to pixels alone, in threads and in processes
 predict   JPEG files through a whole worker (`DeviceLoop`), asked as a front asks; how much of the time the device was busy
 train     images per second of a full fine-tune
 agree     the share of photos that CPU and device give the same class
@@ -31,6 +32,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import torchvision
@@ -43,8 +45,10 @@ from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, choose, cores
 from thanoproxy.engine.model import Model, load_model
+from thanoproxy.engine.pixels import read_cropped
 from thanoproxy.engine.staging import open_staging
 from thanoproxy.images import decode, open_sources
+from thanoproxy.images.loader import ordered
 from thanoproxy.models import registry
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.models.weights import WeightsFinder
@@ -92,7 +96,8 @@ def main() -> None:
         print(", ".join(f"{name} {value}" for name, value in figures.items()))
         artifact = _head_only(bench)
         parts: dict[str, Callable[[], dict[str, object]]] = {
-            "forward": lambda: forward(bench, artifact),
+            "forward": lambda: forward(bench, artifact, arguments.mode),
+            "decode": lambda: decode_alone(bench, arguments.images),
             "predict": lambda: predict(bench, artifact, arguments.images),
             "train": lambda: train(bench, arguments.train_images, arguments.epochs),
             "agree": lambda: agree(bench, artifact, arguments.agree_images),
@@ -109,7 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench.gpu")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--architecture", default="ConvNeXt_Tiny")
-    parser.add_argument("--parts", default="forward,predict,train,agree")
+    parser.add_argument("--parts", default="forward,decode,predict,train,agree")
     parser.add_argument("--images", type=int, help="rows of the PREDICT (50,000; on a CPU 64)")
     parser.add_argument("--train-images", type=int, help="rows of the fine-tune (10,000; on a CPU 48)")
     parser.add_argument("--agree-images", type=int, help="photos that both predict (1,000; on a CPU 24)")
@@ -118,6 +123,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--decoders", choices=("auto", "threads", "processes"), default="auto")
     parser.add_argument("--loader-threads", type=int)
     parser.add_argument("--compile", choices=("auto", "off"), default="auto")
+    parser.add_argument("--mode", help="torch.compile's, for the forward figure: max-autotune-no-cudagraphs, for one")
     arguments = parser.parse_args()
     small = arguments.device == "cpu"
     for name, few, many in (("images", 64, 50_000), ("train_images", 48, 10_000), ("agree_images", 24, 1000), ("seconds", 1.0, 5.0)):
@@ -229,7 +235,7 @@ def _head_only(bench: Bench) -> str:
     return built.artifact
 
 
-def forward(bench: Bench, artifact: str) -> dict[str, object]:
+def forward(bench: Bench, artifact: str, mode: str | None) -> dict[str, object]:
     model = load_model(bench.store, artifact, bench.device)
     crop = model.preprocessing.crop
     draw = torch.Generator().manual_seed(0)
@@ -242,7 +248,7 @@ def forward(bench: Bench, artifact: str) -> dict[str, object]:
         if bench.settings.compile == "off" or not bench.device.is_cuda:
             return found
         started = time.monotonic()
-        with closing(Compiler(bench.device)) as compiler:
+        with closing(Compiler(bench.device, mode=mode)) as compiler:
             while compiler.features(model, pixels) is None:
                 if (waiting := [one for one in compiler._networks.values() if one.failed]) or time.monotonic() - started > 400:
                     print(f"not compiled: {waiting}")
@@ -281,6 +287,31 @@ def _rate(bench: Bench, model: Model, pixels: torch.Tensor, work: Callable[[], o
     bench.device.synchronize()
     taken = time.perf_counter() - started
     return round(batches * len(pixels) / taken, 1)
+
+
+def decode_alone(bench: Bench, images: int) -> dict[str, object]:
+    """As many at once as a worker decodes ahead."""
+    sources, found = open_sources(bench.settings.image_roots), dict[str, object]()
+    preprocessing = registry.lookup(bench.architecture).load().preprocessing(input_size=None, color="RGB", pretrained=True)
+    rows = [image for image, _ in bench.some(min(images, 20_000))]
+    for kind in ("threads", "processes"):
+        threads = decoding.loaders_for(
+            msgspec.structs.replace(bench.settings, decoders=kind), bench.device, lambda: torch.set_num_threads(1)
+        )
+
+        def read(image: str) -> torch.Tensor:
+            return read_cropped(sources, image, 0, preprocessing)
+
+        try:
+            for rows_now in (rows[: len(rows) // 4], rows):
+                started = time.perf_counter()
+                for future in ordered(threads, rows_now, read, ahead=4 * bench.device.predict_batch):
+                    future.result()
+                seconds = time.perf_counter() - started
+        finally:
+            threads.close()
+        found[f"decode_{kind}_images_per_s"] = round(len(rows) / seconds, 1)
+    return found
 
 
 def predict(bench: Bench, artifact: str, images: int) -> dict[str, object]:

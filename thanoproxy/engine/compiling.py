@@ -58,7 +58,7 @@ class Compiler:
     """The compiled networks of one device.
 
     `busy` is held by the device's thread while it tells the device what to do; `may_begin` says whether a compilation, which disturbs
-    torch's random numbers, harms nobody now.
+    torch's random numbers, harms nobody now.  `backend` and `mode` are torch.compile's.
     """
 
     def __init__(
@@ -67,11 +67,12 @@ class Compiler:
         busy: AbstractContextManager[object] | None = None,
         may_begin: Callable[[], bool] = lambda: True,
         backend: str = "inductor",
+        mode: str | None = None,
     ) -> None:
         self._device = device
         self._busy = busy or nullcontext()
         self._may_begin = may_begin
-        self._backend = backend
+        self._backend, self._mode = backend, mode
         self._sizes = sorted({max(1, device.predict_batch // part) for part in SIZES}, reverse=True)
         self._networks: dict[object, _Network] = {}
         self._orders: queue.SimpleQueue[tuple[_Network, Model, torch.Tensor] | None] = queue.SimpleQueue()
@@ -130,7 +131,7 @@ class Compiler:
         with _aside(self._device):
             vessel = _Vessel(model)
             network.weights, network.holder = vessel.weights, model.backbone
-            function: Function = torch.compile(vessel, backend=self._backend, dynamic=False)
+            function: Function = torch.compile(vessel, backend=self._backend, mode=self._mode, dynamic=False)
             for size in self._sizes:
                 if self._closing or network.failed:
                     return

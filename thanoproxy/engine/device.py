@@ -107,7 +107,7 @@ def cores() -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether `error` says that a tensor, or what a library of CUDA's works with, found no memory; that has no class of its own everywhere."""
+    """Whether `error` says that a tensor, or a library of CUDA's, found no memory; only the former has a class of its own, on CUDA."""
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
 
 
