@@ -123,6 +123,8 @@ class Compiler:
                 self._compile(network, model, pixels)
             except Exception:
                 log.exception("%s cannot be compiled, and runs as it is", network.name)
+                network.failed = not network.recorded  # what was found right before is as right as ever
+            network.complete = True
             del order, model, pixels
 
     @torch.inference_mode()
@@ -143,7 +145,6 @@ class Compiler:
                 self._device.synchronize()
                 network.recorded[size] = recorded
                 log.info("%s is compiled for %d images at once, after %.0f s", network.name, size, time.monotonic() - started)
-        network.complete = True
 
     def _record(self, function: Function, batch: torch.Tensor) -> Recorded:
         if not self._device.is_cuda:
