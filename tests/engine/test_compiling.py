@@ -105,7 +105,7 @@ def test_what_is_not_right_is_not_used(
     def broken(module: torch.nn.Module, **_: object) -> Callable[[torch.Tensor], torch.Tensor]:
         if what == "raises":
             raise RuntimeError("no compiler here")
-        return lambda pixels: 1.2 * module(pixels)
+        return lambda pixels: 2 * module(pixels)
 
     monkeypatch.setattr(torch, "compile", broken)
     compiler = Compiler(DEVICE)
