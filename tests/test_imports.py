@@ -39,7 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "tls": {"config", "wire"},
     "catalog": {"address", "tls", "workers.jobs"},
     "workers": set(),
+    "workers.decoder": WORKER,
+    "workers.decoding": WORKER,
     "workers.device_loop": WORKER,
+    "workers.pipeline": WORKER,
     "workers.predicting": WORKER,
     "workers.process": WORKER,
     "workers.quarantine": {"images.source"},
@@ -56,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 # torch costs seconds and hundreds of megabytes; the other side of the process line is where it is needed.
-MAY_IMPORT_TORCH = ("engine", "images", "models", "workers.device_loop", "workers.predicting")
+MAY_IMPORT_TORCH = ("engine", "images", "models", "workers.decoder", "workers.decoding", "workers.device_loop", "workers.predicting")
 TORCH = {"torch", "torchvision", "torchcodec"}
 
 LONGEST = 420

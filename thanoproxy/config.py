@@ -222,10 +222,16 @@ class Workers(Section):
         description="auto: every GPU, else the CPU; cpu; or a list such as cuda:0,cuda:1",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of each worker; 0 lets it choose")
+    compile: Literal["auto", "off"] = Field(
+        default="auto", description="auto: on GPUs networks are compiled in the background; off: nowhere"
+    )
+    decoders: Literal["auto", "threads", "processes"] = Field(
+        default="auto", description="what decodes images; auto: processes beside a GPU on more than eight cores, else threads"
+    )
     queue_rows: int = Field(
         default=65536,
         ge=1,
-        description="rows that may wait at each worker when another PREDICT begins, or it is refused; each that runs has up to 256",
+        description="rows that may wait at each worker when another PREDICT begins, or it is refused; one that runs has 256 (GPU: 1024)",
     )
     hang_after: float = Field(
         default=300.0,

@@ -334,6 +334,8 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         allow_download=settings.weights.download,
         devices=tuple(settings.workers.devices.split(",")),
         threads=settings.workers.threads or None,
+        compile=settings.workers.compile,
+        decoders=settings.workers.decoders,
         hang_after=settings.workers.hang_after,
         queue_rows=settings.workers.queue_rows,
     )

@@ -165,7 +165,7 @@ def test_models_whose_backbone_is_the_same_share_it(run_build: RunBuild, worksho
     assert (one.classes, two.classes) == (["blue", "red"], ["cold", "warm"])
     assert residency.loaded(first) is one, "the second has cost no more than its head"
     parts = [inference.Part(one, 5, 2), inference.Part(two, 3, 1, {"probabilities"})]
-    together = inference.predict_together(parts, PIXELS)
+    together = inference.Predictor(workshop.device).launch(parts, list(PIXELS)).collect()
     wanted = inference.predict(alone[0], PIXELS[:5], 2) + inference.predict(alone[1], PIXELS[5:], 1, {"probabilities"})
     assert [ranking.classes for ranking in together] == [ranking.classes for ranking in wanted]
     for ranking, apart in zip(together, wanted, strict=True):

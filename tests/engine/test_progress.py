@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from thanoproxy.engine.progress import INTERVAL, Meter
+from thanoproxy.workers import jobs
 
 
 class Clock:
@@ -53,3 +54,18 @@ def test_validating_is_a_word_for_the_same_count() -> None:
 
 def test_an_interval_is_well_below_the_ten_seconds_promised() -> None:
     assert INTERVAL <= 5
+
+
+def test_figures_are_only_asked_for_when_a_report_is_due() -> None:
+    now = [0.0]
+    meter = Meter("job", clock=lambda: now[0])
+    assert meter.due, "nothing was ever reported"
+    meter.begin("training", 100)
+    assert not meter.due
+    now[0] = INTERVAL
+    assert meter.due
+    meter.measured(0.5, 0.75)
+    report = meter.advance(1)
+    assert isinstance(report, jobs.Progress)
+    assert (report.loss, report.accuracy) == (0.5, 0.75)
+    assert not meter.due

@@ -18,14 +18,14 @@ from thanoproxy.workers.settings import WorkerSettings
 async def test_rows_of_different_heads_share_a_batch(
     settings: WorkerSettings, rows: Rows, artifact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, batches = inference.predict_together, list[int]()
+    original, batches = inference.Predictor.launch, list[int]()
 
-    def counted(parts: list[inference.Part], pixels: torch.Tensor) -> list[inference.Ranking]:
+    def counted(self: inference.Predictor, parts: list[inference.Part], images: list[torch.Tensor]) -> inference.Launched:
         batches.append(len({id(part.model) for part in parts}))
         assert len(parts) == batches[-1], "the rows of each model are side by side"
-        return original(parts, pixels)
+        return original(self, parts, images)
 
-    monkeypatch.setattr(inference, "predict_together", counted)
+    monkeypatch.setattr(inference.Predictor, "launch", counted)
     pool = InlinePool(settings)
     await pool.start()
     try:

@@ -17,13 +17,16 @@ __all__ = ["Device", "choose", "cores", "is_out_of_memory"]
 class Device:
     """A torch device with the number formats that suit it.
 
+    `halves` says that it predicts in 16 bits, in the architecture's format.
     `predict_batch` is the most images predicted at once when nobody has said otherwise; `threads` is how many cores torch may use.
+    `depth` is how many batches are on their way at once: on CUDA one computes while the next one is brought there.
     """
 
     device: torch.device
-    predict_dtype: torch.dtype
+    halves: bool
     predict_batch: int
     threads: int
+    depth: int = 1
 
     @property
     def name(self) -> str:
@@ -38,6 +41,11 @@ class Device:
         """How many devices of this kind the machine has, this one included."""
         return torch.cuda.device_count() if self.is_cuda else 1
 
+    def enter(self) -> None:
+        """Make it the device of the calling thread, for what torch makes without being told where."""
+        if self.is_cuda:
+            torch.cuda.set_device(self.device)
+
     def use_threads(self) -> None:
         """Let torch use `threads` cores from the calling thread.
 
@@ -49,6 +57,17 @@ class Device:
         """Wait for the device, so that a clock read afterwards is right."""
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether `error` is the end of the device for this process: after such a one every later call fails, too (CUDA C++ Programming
+        Guide, "Error Checking"), so that is tried."""
+        if not self.is_cuda or not isinstance(error, RuntimeError) or is_out_of_memory(error):
+            return False
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return True
+        return False
 
     def release(self) -> None:
         """Give cached memory back, after an out-of-memory error or an eviction."""
@@ -67,14 +86,14 @@ def choose(name: str = "auto", threads: int | None = None) -> Device:
     if name == "cpu":
         # bf16 is emulated on CPUs without AMX, and slower than fp32.  A larger batch is no faster there, and makes others
         # wait longer.
-        return Device(torch.device("cpu"), torch.float32, 16, threads)
+        return Device(torch.device("cpu"), False, 16, threads)
     device = torch.device(name)
     index = device.index or 0
     if device.type != "cuda" or not torch.cuda.is_available() or index >= torch.cuda.device_count():
         raise ConfigurationError(f"there is no device {name!r}", hint="Use 'auto', 'cpu' or 'cuda:0'.")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    return Device(torch.device("cuda", index), torch.bfloat16, 256, threads)
+    return Device(torch.device("cuda", index), True, 256, threads, depth=2)
 
 
 def cores() -> int:
@@ -89,5 +108,8 @@ def cores() -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether `error` says that a tensor found no memory; for the CPU torch has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether `error` says that a tensor, or a library of CUDA's, found no memory; only the former has a class of its own, on CUDA."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")

@@ -15,10 +15,11 @@ from torch import nn
 
 from thanoproxy.engine.beginning import Beginning
 from thanoproxy.engine.checkpoint import State
-from thanoproxy.engine.dataset import Batch, Dataset, Split
+from thanoproxy.engine.dataset import Dataset, Split
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.head import Scores, Table, fit_head, read, written
 from thanoproxy.engine.progress import Meter, Step
+from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.engine.training import Limits
 from thanoproxy.models.architecture import Architecture
 from thanoproxy.models.preprocessing import Preprocessing, normalize
@@ -123,19 +124,24 @@ def _features(
     """The frozen backbone's features of every row, in order."""
     yield meter.begin("features", len(dataset))
     network.eval().to(memory_format=torch.channels_last)
-    parts, labels = [], []
+    parts, labels, staging = [], [], open_staging(device)
+    pace = Pace(staging, device.depth)
     with closing(dataset.scan(device.predict_batch)) as scanned:
         for batch in scanned:
-            parts.append(_forward(network, architecture, batch, dataset.preprocessing, device))
+            with staging.on_device(batch.pixels) as pixels:
+                parts.append(_forward(network, architecture, pixels, dataset.preprocessing, device))
             labels.append(batch.labels)
+            pace.step()
             yield meter.advance(len(batch.rows))
     return Table(torch.cat(parts), torch.cat(labels).to(device.device))
 
 
 @torch.no_grad()
-def _forward(network: nn.Module, architecture: Architecture, batch: Batch, preprocessing: Preprocessing, device: Device) -> torch.Tensor:
+def _forward(
+    network: nn.Module, architecture: Architecture, pixels: torch.Tensor, preprocessing: Preprocessing, device: Device
+) -> torch.Tensor:
     with torch.autocast(device.device.type, torch.bfloat16, enabled=device.is_cuda):
-        images = normalize(batch.pixels.to(device.device), preprocessing, torch.float32)
+        images = normalize(pixels, preprocessing, torch.float32)
         return architecture.features(network, images).float()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
+from typing import Protocol
 
 import torch
 from torch.nn import functional
@@ -15,7 +17,25 @@ from thanoproxy.images.loader import Steps
 from thanoproxy.images.source import shown
 from thanoproxy.models.preprocessing import Preprocessing, center_crop, scale
 
-__all__ = ["digest", "random_crop", "read_cropped", "read_encoded", "read_scaled"]
+__all__ = ["Decoder", "decode_elsewhere", "decode_scaled", "digest", "random_crop", "read_cropped", "read_encoded", "read_scaled"]
+
+
+class Decoder(Protocol):
+    """Whoever does the work of the functions below in another process."""
+
+    def cropped(self, image: str | bytes, row: int, preprocessing: Preprocessing) -> torch.Tensor:
+        """As `read_cropped`."""
+
+    def scaled(self, encoded: bytes, preprocessing: Preprocessing) -> torch.Tensor:
+        """As `decode_scaled`."""
+
+
+_thread = threading.local()
+
+
+def decode_elsewhere(decoder: Decoder) -> None:
+    """From now on, what the calling thread is asked to read `decoder` does."""
+    _thread.decoder = decoder
 
 
 def read_encoded(sources: Sources, image: str | bytes | None, row: int) -> Steps[bytes]:
@@ -31,15 +51,24 @@ def read_encoded(sources: Sources, image: str | bytes | None, row: int) -> Steps
 
 def read_scaled(encoded: bytes, image: str | bytes | None, row: int, preprocessing: Preprocessing) -> torch.Tensor:
     """The pixels of an encoded image, scaled but not yet cropped: uint8 (3, h, w)."""
+    decoder: Decoder | None = getattr(_thread, "decoder", None)
     try:
-        return scale(decode(encoded), preprocessing)
+        return decode_scaled(encoded, preprocessing) if decoder is None else decoder.scaled(encoded, preprocessing)
     except InvalidImage as error:
         name = shown(image) if image is not None else "NULL"
         raise InvalidImage(f"image {name}: {error.message}", detail=error.detail, hint=error.hint, row=row) from error
 
 
+def decode_scaled(encoded: bytes, preprocessing: Preprocessing) -> torch.Tensor:
+    """The same, where nobody knows what the image is called.  Raises `InvalidImage`."""
+    return scale(decode(encoded), preprocessing)
+
+
 def read_cropped(sources: Sources, image: str | bytes, row: int, preprocessing: Preprocessing) -> Steps[torch.Tensor]:
     """All of it, for prediction: uint8 (3, crop, crop)."""
+    decoder: Decoder | None = getattr(_thread, "decoder", None)
+    if decoder is not None and not sources.distant(image):
+        return decoder.cropped(image, row, preprocessing)
     encoded = yield from read_encoded(sources, image, row)
     return center_crop(read_scaled(encoded, image, row, preprocessing), preprocessing)
 

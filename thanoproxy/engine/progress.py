@@ -55,7 +55,16 @@ class Meter:
         self._done += images
         self._loss = self._loss if loss is None else loss
         self._accuracy = self._accuracy if accuracy is None else accuracy
-        return self.report() if self._clock() - self._reported >= INTERVAL else None
+        return self.report() if self.due else None
+
+    @property
+    def due(self) -> bool:
+        """Whether `advance` would report now: only then is it worth asking a device for figures."""
+        return self._clock() - self._reported >= INTERVAL
+
+    def measured(self, loss: float, accuracy: float) -> None:
+        """For the next report."""
+        self._loss, self._accuracy = loss, accuracy
 
     def report(self, epoch: jobs.Epoch | None = None) -> jobs.Progress:
         """How far it is now; `epoch` where one has just ended."""

@@ -24,6 +24,7 @@ from thanoproxy.engine.dataset import Augment, Batch, Dataset, Split, batches
 from thanoproxy.engine.device import Device, is_out_of_memory
 from thanoproxy.engine.head import Scores, read, written
 from thanoproxy.engine.progress import Meter, Step
+from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.architecture import Architecture, Recipe
 from thanoproxy.models.preprocessing import normalize
@@ -91,6 +92,8 @@ class Trainer:
         self.class_weights = (dataset.class_weights(split.training) if class_weights is None else class_weights).to(device.device)
         self.epochs_done = self.steps_done = 0
         self.kept = Trained()
+        self._staging = open_staging(device)
+        self._pace = Pace(self._staging, device.depth)
         network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = self._optimizer()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -144,7 +147,7 @@ class Trainer:
         self, meter: Meter, plans: list[list[list[int]]], seed: int, augment: bool, limits: Limits, first_epoch: int
     ) -> Generator[Step, None, None]:
         """The next epoch, as far as time allows; at least one step of it."""
-        started, seen, epoch, total = time.monotonic(), _Sums(), self.epochs_done, sum(map(len, plans))
+        started, seen, epoch, total = time.monotonic(), _Sums(self.device), self.epochs_done, sum(map(len, plans))
         loaded = self.dataset.batches(plans[epoch], Augment(seed, epoch) if augment else None)
         with closing(loaded):
             for batch in loaded:
@@ -154,9 +157,13 @@ class Trainer:
                 loss, right = self._step(batch, seed)
                 seen.add(len(batch.rows), loss, right)
                 self.steps_done += 1
-                yield meter.advance(len(batch.rows), loss=seen.loss, accuracy=seen.accuracy)
+                self._pace.step()
+                if meter.due:
+                    meter.measured(seen.loss, seen.accuracy)
+                yield meter.advance(len(batch.rows))
                 if limits.late(meter):
                     break
+        meter.measured(seen.loss, seen.accuracy)
         yield from self._settle_batch_norm(plans[epoch], meter)
         check = yield from self.validate(meter)
         self.epochs_done += 1
@@ -184,14 +191,14 @@ class Trainer:
             return None
         size = max(1, min(self.device.predict_batch, self.micro_batch))
         loaded = self.dataset.batches([rows[at : at + size] for at in range(0, len(rows), size)], None)
-        sums, seen = _Sums(), list[tuple[torch.Tensor, torch.Tensor]]()
+        sums, seen = _Sums(self.device), list[tuple[torch.Tensor, torch.Tensor]]()
         self.network.eval()
         meter.switch("validating")
         with closing(loaded):
             for batch in loaded:
                 logits, labels = self._evaluate(batch)
                 loss = functional.cross_entropy(logits.float(), labels)
-                sums.add(len(batch.rows), float(loss), int((logits.argmax(1) == labels).sum()))
+                sums.add(len(batch.rows), loss, (logits.argmax(1) == labels).sum())
                 seen.append((logits.float().cpu(), labels.cpu()))
                 yield meter.advance(0)
         meter.switch("training")
@@ -220,18 +227,18 @@ class Trainer:
 
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
-        with self._autocast():
+        with self._autocast(), self._staging.on_device(batch.pixels) as pixels:
             for at in range(0, len(batch.rows), self.micro_batch):
-                self.network(self._images(batch.pixels[at : at + self.micro_batch]))
+                self.network(self._images(pixels[at : at + self.micro_batch]))
 
     @torch.inference_mode()
     def _evaluate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._autocast():
-            logits = self.network(self._images(batch.pixels))
-        return logits, batch.labels.to(self.device.device)
+        with self._autocast(), self._staging.on_device(batch.pixels) as pixels:
+            logits = self.network(self._images(pixels))
+        return logits, self._staging.small(batch.labels)
 
-    def _step(self, batch: Batch, seed: int) -> tuple[float, int]:
-        """One optimizer step; the batch's mean loss and how many were right.
+    def _step(self, batch: Batch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step; the batch's mean loss and how many were right, on the device: to fetch them now would have it wait.
 
         Out of memory, it is done again in smaller parts whose gradients add up to the same step.
         """
@@ -255,23 +262,25 @@ class Trainer:
         optimizer.step()
         return result
 
-    def _gradients(self, batch: Batch) -> tuple[float, int]:
+    def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         self._train_mode(len(batch.rows))
-        labels = batch.labels.to(self.device.device)
+        labels = self._staging.small(batch.labels)
         share = self.class_weights[labels].sum()
-        loss_sum, right = torch.zeros((), device=self.device.device), torch.zeros((), device=self.device.device)
-        for at in range(0, len(labels), self.micro_batch):
-            part = labels[at : at + self.micro_batch]
-            with self._autocast():
-                logits = self.network(self._images(batch.pixels[at : at + self.micro_batch])).float()
-            loss = functional.cross_entropy(logits, part, self.class_weights, reduction="sum", label_smoothing=self.recipe.label_smoothing)
-            (loss / share).backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.detach()
-            right += (logits.detach().argmax(1) == part).sum()
-        return float(loss_sum / share), int(right)
+        loss_sum, right = torch.zeros((), device=self.device.device), torch.zeros((), dtype=torch.int64, device=self.device.device)
+        with self._staging.on_device(batch.pixels) as pixels:
+            for at in range(0, len(labels), self.micro_batch):
+                part = labels[at : at + self.micro_batch]
+                with self._autocast():
+                    logits = self.network(self._images(pixels[at : at + self.micro_batch])).float()
+                smoothing = self.recipe.label_smoothing
+                loss = functional.cross_entropy(logits, part, self.class_weights, reduction="sum", label_smoothing=smoothing)
+                (loss / share).backward()  # type: ignore[no-untyped-call]
+                loss_sum += loss.detach()
+                right += (logits.detach().argmax(1) == part).sum()
+        return loss_sum / share, right
 
     def _images(self, pixels: torch.Tensor) -> torch.Tensor:
-        return normalize(pixels.to(self.device.device), self.dataset.preprocessing, torch.float32)
+        return normalize(pixels, self.dataset.preprocessing, torch.float32)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.device.is_cuda)
@@ -294,12 +303,15 @@ class Trainer:
             groups.setdefault(key, []).append(parameter)
         recipe = self.recipe
         return torch.optim.AdamW(
-            {
-                "params": parameters,
-                "lr": recipe.learning_rate * (recipe.head_factor if depth == deepest else recipe.layer_decay ** (deepest - 1 - depth)),
-                "weight_decay": recipe.weight_decay if decays else 0.0,
-            }
-            for (depth, decays), parameters in groups.items()
+            [
+                {
+                    "params": parameters,
+                    "lr": recipe.learning_rate * (recipe.head_factor if depth == deepest else recipe.layer_decay ** (deepest - 1 - depth)),
+                    "weight_decay": recipe.weight_decay if decays else 0.0,
+                }
+                for (depth, decays), parameters in groups.items()
+            ],
+            fused=self.device.is_cuda or None,  # one kernel for a group, not one for each of its parameters and operations
         )
 
 
@@ -322,25 +334,25 @@ def _better(new: Scores | None, old: Scores | None) -> bool:
 
 
 class _Sums:
-    """Running means over images."""
+    """Running means over images, summed on the device; reading one waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
         self.images = 0
-        self._loss = 0.0
-        self._right = 0
+        self._loss = torch.zeros((), dtype=torch.float64, device=device.device)
+        self._right = torch.zeros((), dtype=torch.int64, device=device.device)
 
-    def add(self, images: int, loss: float, right: int) -> None:
+    def add(self, images: int, loss: torch.Tensor, right: torch.Tensor) -> None:
         self.images += images
-        self._loss += loss * images
+        self._loss += loss.detach().double() * images
         self._right += right
 
     @property
     def loss(self) -> float:
-        return self._loss / max(1, self.images)
+        return float(self._loss) / max(1, self.images)
 
     @property
     def accuracy(self) -> float:
-        return self._right / max(1, self.images)
+        return int(self._right) / max(1, self.images)
 
 
 def _log_entry(epoch: int, seen: _Sums, check: Scores | None, rate: float, started: float) -> jobs.Epoch:

@@ -49,11 +49,12 @@ def finish(steps: Steps[Result]) -> Result:
 class LoaderThreads:
     """A fixed number of threads with one queue ordered by priority.
 
-    `on_start` runs first on each thread, and all have run it when the constructor returns.
+    `on_start` runs first on each thread, and all have run it when the constructor returns; `on_end` runs last.
     """
 
-    def __init__(self, threads: int, on_start: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, threads: int, on_start: Callable[[], None] = lambda: None, on_end: Callable[[], None] = lambda: None) -> None:
         self.count = threads
+        self._on_end = on_end
         self._queue: queue.PriorityQueue[_Task[object] | _Stop] = queue.PriorityQueue()
         self._order = itertools.count()
         self._at_work: dict[int, int] = {}
@@ -102,6 +103,7 @@ class LoaderThreads:
             task.run()
             del self._at_work[index]
             del task  # a waiting thread must not keep the last image alive
+        self._on_end()
 
 
 class _Pending(Future[Result]):

@@ -107,6 +107,10 @@ class Sources:
         """See `Source.identity`; None for what no source claims.  Raises nothing: whoever reads the image hears what is wrong."""
         return next((source.identity(image) for source in self._sources if source.claims(image)), None)
 
+    def distant(self, image: str | bytes) -> bool:
+        """Whether it comes from a place that takes its time."""
+        return isinstance(self._of(image), Distant)
+
     def read(self, image: str | bytes) -> bytes:
         """The encoded bytes of `image`, waiting for them.  Raises as `load` does."""
         return finish(self.load(image))
@@ -117,7 +121,7 @@ class Sources:
         Raises `InvalidImage` (empty, too large, no URL), `FileUnavailable` (not there, or forbidden), `FileFailure` (did not arrive),
         `InsufficientPrivilege` (a host or bucket that is not allowed) or `FeatureNotSupported` (places that are not configured).
         """
-        source = next((source for source in self._sources if source.claims(image)), None)
+        source = self._of(image)
         if source is None:
             raise FeatureNotSupported(
                 f"images cannot be read from {shown(image)}",
@@ -132,6 +136,9 @@ class Sources:
         if len(data) > MAX_BYTES:
             raise too_large(image)
         return data
+
+    def _of(self, image: str | bytes) -> Source | None:
+        return next((source for source in self._sources if source.claims(image)), None)
 
     def close(self) -> None:
         """End what is on its way."""

@@ -8,13 +8,14 @@ manifest carries the `Preprocessing` it was trained with.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import msgspec
 import torch
 from torch.nn import functional
 
-__all__ = ["MAX_ASPECT", "RAW", "Preprocessing", "center_crop", "normalize", "scale"]
+__all__ = ["MAX_ASPECT", "RAW", "Preprocessing", "center_crop", "channel_scales", "normalize", "normalize_by", "scale"]
 
 MAX_ASPECT = 4
 """An image longer than this many times its short side is cut to its middle before it is scaled, so that a sliver of 1x60000
@@ -58,12 +59,27 @@ def center_crop(scaled: torch.Tensor, preprocessing: Preprocessing) -> torch.Ten
 
 def normalize(batch: torch.Tensor, preprocessing: Preprocessing, dtype: torch.dtype) -> torch.Tensor:
     """uint8 (n, 3, crop, crop) -> `dtype`, zero mean and unit deviation per channel, channels last, on the batch's own device."""
-    floats = batch.to(torch.float32, memory_format=torch.channels_last)
     if (preprocessing.mean, preprocessing.std) == (RAW.mean, RAW.std):
-        return floats.to(dtype)
-    mean = torch.tensor(preprocessing.mean, device=batch.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=batch.device).view(1, 3, 1, 1) * 255
-    return floats.sub_(mean).div_(std).to(dtype)
+        return batch.to(torch.float32, memory_format=torch.channels_last).to(dtype)
+    return normalize_by(batch, *channel_scales(preprocessing.mean, preprocessing.std, batch.device), dtype)
+
+
+def normalize_by(batch: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The same by tensors that are there already: see `channel_scales`."""
+    return batch.to(torch.float32, memory_format=torch.channels_last).sub_(mean).div_(std).to(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def channel_scales(
+    mean: tuple[float, float, float], std: tuple[float, float, float], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of pixels (0 to 255), (1, 3, 1, 1) each.
+
+    Kept, because a copy to a GPU from memory that is not pinned waits for all that it has been told to do before.
+    """
+    with torch.inference_mode(False):  # for training, too, whoever asks first
+        scales = (torch.tensor(of, device=device).view(1, 3, 1, 1) * 255 for of in (mean, std))
+        return next(scales), next(scales)
 
 
 def _grey(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """Rows on their way through the workers: upstream -> batches in flight -> client, in order.
 
 Memory is bounded by what is in flight: when enough rows wait, reading from upstream stops (and TCP stops the server); when the client
-does not read, nothing new is sent to the workers.  The first batches are small, so that the first row does not wait for many others,
+does not read, nothing new is sent to the workers.  In flight are four batches of the size that the worker's device likes: one computes, one
+is on its way there, and images for two are read.  The first batches are small, so that the first row does not wait for many others,
 and they go before bulk work of other sessions.
 """
 
@@ -26,6 +27,8 @@ _FIRST_BATCH, _LARGEST_BATCH = 8, 64
 _BATCH_BYTES = 8 << 20
 _INTERACTIVE_ROWS = 64
 _IN_FLIGHT = 4
+"""Requests, or batches of the device's where those are larger: 256 rows for a CPU, 1024 for a GPU, of `_BATCH_BYTES` a request at most."""
+
 _WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
 
 
@@ -85,6 +88,7 @@ class RowStream:
         self._dropping = False
         self._news = asyncio.Event()
         self._batch = _FIRST_BATCH
+        self._in_flight = _IN_FLIGHT
         self.rows = 0
         self.batches = 0
         self.devices: set[str] = set()
@@ -118,6 +122,7 @@ class RowStream:
         try:
             loaded = await self._pool.load(jobs.Load(self._job, self._applied.artifact))
             self._applied.ready(loaded.classes)
+            self._in_flight = max(_IN_FLIGHT, _IN_FLIGHT * loaded.batch // _LARGEST_BATCH)
             while True:
                 if self._dropping:
                     return
@@ -137,7 +142,7 @@ class RowStream:
             await asyncio.gather(*(task for _, task in self._flight), return_exceptions=True)
 
     def _fill(self) -> None:
-        while self._waiting and len(self._flight) < _IN_FLIGHT and not self._client.full:
+        while self._waiting and len(self._flight) < self._in_flight and not self._client.full:
             rows = [self._waiting.popleft()]
             taken = len(rows[0])
             while self._waiting and len(rows) < self._batch and taken + len(self._waiting[0]) <= _BATCH_BYTES:

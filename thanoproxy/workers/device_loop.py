@@ -10,7 +10,6 @@ through `submit` from any thread and never block; replies go out through the cal
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import time
@@ -21,10 +20,11 @@ from dataclasses import dataclass
 import torch
 
 from thanoproxy.catalog.artifacts import open_store
-from thanoproxy.engine import inference
 from thanoproxy.engine.build import Workshop, build
-from thanoproxy.engine.device import choose, cores
+from thanoproxy.engine.compiling import Compiler
+from thanoproxy.engine.device import Device, choose
 from thanoproxy.engine.exporting import export_model
+from thanoproxy.engine.inference import Predictor, Ranking
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
@@ -35,7 +35,9 @@ from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
+from thanoproxy.workers.decoding import loaders_for
 from thanoproxy.workers.memory import give_back_freed_memory
+from thanoproxy.workers.pipeline import Pipeline
 from thanoproxy.workers.predicting import INTERACTIVE, Chunk, Intake, Prediction
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
@@ -64,21 +66,21 @@ class _Task:
 
 
 class DeviceLoop:
-    """A worker on the device called `device`.  Raises `ConfigurationError` for a device or a store that is not there.
+    """A worker on `device`, or the one called so.  Raises `ConfigurationError` for a device or a store that is not there.
 
     `on_fatal` is called when the device itself is lost, which nothing in this process can mend.
     """
 
     def __init__(
-        self, settings: WorkerSettings, device: str = "auto", on_fatal: Callable[[BaseException], None] = lambda error: None
+        self, settings: WorkerSettings, device: str | Device = "auto", on_fatal: Callable[[BaseException], None] = lambda error: None
     ) -> None:
-        self.device = choose(device, settings.threads)
+        self.device = choose(device, settings.threads) if isinstance(device, str) else device
         self._on_fatal = on_fatal
         self._queue_rows = settings.queue_rows
         store = self._store = open_store(settings.artifacts_url)
         self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
-        self._loaders = LoaderThreads(settings.loader_threads or cores(), _one_core)
+        self._loaders = loaders_for(settings, self.device, _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
         weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
@@ -92,6 +94,10 @@ class DeviceLoop:
         self._turns = 0
         self._turn: int | None = None
         self._closing = False
+        self._busy = threading.Lock()
+        compiles = settings.compile == "auto" and self.device.is_cuda
+        self._compiler = Compiler(self.device, self._busy, lambda: not self._builds) if compiles else None
+        self._pipeline = Pipeline(Predictor(self.device, self._compiler), self.device.depth, self._changed, self._answer)
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -127,7 +133,7 @@ class DeviceLoop:
     def _at_work(self) -> dict[str, int]:
         turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader}
         found = {f"{name} {index}": at for name, of in threads.items() for index, at in of.at_work().items()}
-        return found if turn is None else {"device": turn, **found}
+        return {**({} if turn is None else {"device": turn}), **self._pipeline.at_work(), **found}
 
     def drop(self, owner: object) -> None:
         """A front is gone: cancel everything of its."""
@@ -144,6 +150,9 @@ class DeviceLoop:
             self._changed.notify()
         self._thread.join()
         self._sources.close()
+        self._pipeline.close()
+        if self._compiler is not None:
+            self._compiler.close()
         self._model_loader.close()
         self._loaders.close()
 
@@ -177,7 +186,7 @@ class DeviceLoop:
             if isinstance(request, jobs.Predict):
                 self._begin(task, request, model)
             else:
-                self._finish(task, jobs.Loaded(request.job, model.classes))
+                self._finish(task, jobs.Loaded(request.job, model.classes, self.device.predict_batch))
 
     def _transfer(self, task: _Task, request: jobs.Export | jobs.Upload) -> None:
         def go_on() -> None:
@@ -221,10 +230,11 @@ class DeviceLoop:
     # On the device's thread.
 
     def _run(self) -> None:
+        self.device.enter()
         self.device.use_threads()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._ready or self._builds)
+                self._changed.wait_for(lambda: self._closing or (self._pipeline.has_room and (self._ready or self._builds)))
                 if self._closing:
                     self._close_builds()
                     return
@@ -235,44 +245,33 @@ class DeviceLoop:
             self._turns += 1
             self._turn = self._turns
             try:
-                if kind == "predict":
-                    self._predict(chunks)
-                else:
-                    self._train()
+                with self._busy:
+                    if kind == "predict":
+                        self._pipeline.launch(chunks)
+                    else:
+                        self._train()
             except Exception as error:
                 log.exception("the device loop failed")
                 self._on_fatal(error)
             self._turn = None
+            del chunks  # a waiting thread must not keep the last images alive
 
-    def _predict(self, chunks: list[Chunk]) -> None:
-        chunks.sort(key=lambda chunk: chunk.prediction.request.artifact)  # the rows of each model side by side
-        try:
-            rankings = self._rank(chunks)
-        except Exception as error:
-            self._if_device_lost(error)
-            with self._changed:
-                for chunk in chunks:
-                    self._intake.done(chunk)
-                    task = self._task_of(chunk)
-                    if task is not None:
-                        self._fail(task, error)
-            return
+    def _answer(self, chunks: list[Chunk], outcome: list[Ranking] | Exception) -> None:
+        """What a batch has come to; on the thread that waits for results, where there is one."""
+        if isinstance(outcome, Exception):
+            self._if_device_lost(outcome)
         with self._changed:
             at = 0
             for chunk in chunks:
                 task, end = self._task_of(chunk), at + len(chunk.pixels)
-                if chunk.prediction.finish(chunk, rankings[at:end]) and task is not None:
+                if isinstance(outcome, Exception):
+                    if task is not None:
+                        self._fail(task, outcome)
+                elif chunk.prediction.finish(chunk, outcome[at:end]) and task is not None:
                     self._finish(task, chunk.prediction.answer())
                 self._intake.done(chunk)
                 chunk.pixels = {}
                 at = end
-
-    def _rank(self, chunks: list[Chunk]) -> list[inference.Ranking]:
-        pixels = [one for chunk in chunks for one in chunk.pixels.values()]
-        if not pixels:
-            return []
-        models = itertools.groupby(chunks, lambda chunk: chunk.prediction.model)
-        return inference.predict_together([_part(model, list(of)) for model, of in models], torch.stack(pixels))
 
     def _train(self) -> None:
         """One step of the oldest BUILD."""
@@ -321,8 +320,7 @@ class DeviceLoop:
             task.reply(jobs.Progress(job=task.key[1], phase="queued", images_done=0, images_total=0, images_per_second=0.0))
 
     def _if_device_lost(self, error: Exception) -> None:
-        # After such an error every later call on this context fails as well (CUDA C++ Programming Guide, "Error Checking").
-        if self.device.is_cuda and isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        if self.device.is_lost(error):
             log.critical("the CUDA device is lost: %s", error)
             self._on_fatal(error)
 
@@ -344,13 +342,6 @@ class DeviceLoop:
 
     def _rows_waiting(self) -> int:
         return sum(len(task.request.images) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
-
-
-def _part(model: Model, chunks: list[Chunk]) -> inference.Part:
-    """What is asked of a model for any of these rows is computed for all of them."""
-    requests = [chunk.prediction.request for chunk in chunks]
-    vectors = {request.vector for request in requests if request.vector is not None}
-    return inference.Part(model, sum(len(chunk.pixels) for chunk in chunks), max(request.top_k for request in requests), vectors)
 
 
 def _too_many(rows: int) -> TooManyRequests:

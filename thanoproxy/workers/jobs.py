@@ -220,10 +220,11 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The model is resident."""
+    """The model is resident.  `batch` is how many images its device likes to have at once."""
 
     job: str
     classes: list[str]
+    batch: int = 1
 
 
 class Identified(msgspec.Struct, frozen=True, tag="identified"):

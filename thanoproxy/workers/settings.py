@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from thanoproxy.images.settings import RemoteSettings, StoreSettings
@@ -16,6 +18,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `devices`: 'auto' (every CUDA device, or else the CPU), or names such as 'cpu', 'cuda:0', one worker for each.
     `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
+    `compile`: 'auto': networks are compiled in the background on CUDA; 'off': nowhere.
+    `decoders`: whether those threads decode themselves or each has a process for it; 'auto': processes beside a GPU on many cores.
     `hang_after`: seconds after which one that gets on with nothing is replaced; 0: never.
     `queue_rows`: how many rows may wait at one worker when another statement begins; it is refused else (`TooManyRequests`).
     """
@@ -29,6 +33,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ("auto",)
     threads: int | None = None
     loader_threads: int | None = None
+    compile: Literal["auto", "off"] = "auto"
+    decoders: Literal["auto", "threads", "processes"] = "auto"
     model_memory: int = 4096 * MIB
     pixel_cache: int = 1024 * MIB
     hang_after: float = 300.0

@@ -15,7 +15,7 @@ import msgspec
 
 import thanoproxy
 
-__all__ = ["end", "how_it_ended", "say", "spawn", "take_stdout"]
+__all__ = ["end", "environment", "how_it_ended", "say", "spawn", "take_stdout"]
 
 # The parent's end.
 
@@ -29,7 +29,7 @@ async def spawn(module: str, *, pass_fds: tuple[int, ...] = ()) -> asyncio.subpr
         module,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=_environment(),
+        env=environment(),
         start_new_session=True,
         pass_fds=pass_fds,
     )
@@ -53,7 +53,7 @@ def how_it_ended(code: int) -> str:
     return f"It was ended by signal {-code}." if code < 0 else f"Its exit status was {code}."
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's own, with the package in reach however this process came by it.
 
     Compute threads that wait for each other sleep instead of spinning: it costs nothing on a quiet machine, and a spinning thread
