@@ -132,7 +132,10 @@ class TrainingRun(JobRun):
         if self._problem is not None:
             raise self._problem
         request = self.training.request(self.reporter.job, self._spool.path)
-        self._built = await self._train(structs.replace(request, checkpoint=self._spool.checkpoint))
+        try:
+            self._built = await self._train(structs.replace(request, checkpoint=self._spool.checkpoint))
+        except ThanoError as problem:
+            raise self.training.options.blamed(problem) from None
 
     def record(self) -> ModelRecord:
         assert self._built is not None, "it has run"

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.sql.clauses import InnerQuery
+from thanoproxy.statements.options import Chosen
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
@@ -207,6 +208,7 @@ class Training(ABC):
     model: str
     role: str
     version: int
+    options: Chosen
     indices: Sequence[int]
 
     @abstractmethod
