@@ -88,9 +88,9 @@ async def pump(exchange: Exchange, stream: RowStream, portal: bytes, limit: int,
     try:
         await stream.run()
         await _finished(rows)
-    except BaseException:
+    except BaseException as problem:
         stream.drop()
-        await _stop(exchange, rows, stop)
+        await _stop(exchange, rows, stop, problem)
         raise
     return rows.frames[-1]
 
@@ -124,8 +124,8 @@ async def _read(exchange: Exchange, portal: bytes, run: JobRun, stop: Stop) -> N
     rows = exchange.rows(portal, 0, run.feed)
     try:
         await _finished(rows)
-    except BaseException:
-        await _stop(exchange, rows, stop)
+    except BaseException as problem:
+        await _stop(exchange, rows, stop, problem)
         raise
     # Close the portal now: with it goes the snapshot that would hold back vacuum for as long as the training lasts.
     await exchange.swallow(messages.close(b"P", portal), b"3")
@@ -208,15 +208,16 @@ async def _finished(rows: Rows) -> None:
     rows.done.result()
 
 
-async def _stop(exchange: Exchange, rows: Rows, stop: Stop) -> None:
+async def _stop(exchange: Exchange, rows: Rows, stop: Stop, problem: BaseException) -> None:
     """Let rows that still come run out unused; upstream is asked to stop, and its answer, whatever it is, is awaited."""
     rows.sink = _nowhere
     if not rows.done.done():
         await stop.cancel_upstream()
         await asyncio.wait([rows.done])
-        exchange.stopped = isinstance(rows.done.exception(), UpstreamError)
-    # Retrieved, so that asyncio does not report an error that nobody needs any more.
-    rows.done.exception()
+    # (Retrieved also so that asyncio does not report an error that nobody needs any more.)  The server may have failed by itself just
+    # before: its statement_timeout is ours, too.  Then it is `problem` that the client is told, and the server has failed already.
+    failed = isinstance(rows.done.exception(), UpstreamError)
+    exchange.stopped = failed and not isinstance(problem, UpstreamError)
 
 
 def _nowhere(_: bytes) -> None:

@@ -35,6 +35,7 @@ class Audience:
         self.log = log
         self.identity = identity
         self.reporter: Reporter | None = None
+        self._waits = False
         self._exchange = exchange
         self._told = 0.0
 
@@ -42,11 +43,20 @@ class Audience:
     async def informed(self) -> AsyncIterator[None]:
         """A statement that has a job: while the server has it wait before that, as for a lock, the client hears of it, too."""
         self._told = asyncio.get_running_loop().time()
+        self.expect()
         ticking = asyncio.create_task(self._tick(), name="reports")
         try:
             yield
         finally:
             ticking.cancel()
+
+    def expect(self) -> None:
+        """Until there is a job, whatever takes time is the server."""
+        self._waits = True
+
+    def follow(self, reporter: Reporter | None) -> None:
+        """The job that is told of from now on.  After one there is nothing to tell, until another is expected."""
+        self.reporter, self._waits = reporter, False
 
     def tell(self, text: str, **fields: Any) -> None:
         """The client."""
@@ -59,10 +69,12 @@ class Audience:
             await asyncio.sleep(max(0.01, self._told + PERIOD - loop.time()))
             if loop.time() < self._told + PERIOD:
                 continue
-            if self.reporter is None:
+            if self.reporter is not None:
+                self.reporter.report(self.reporter.now())
+            elif self._waits:
                 self.tell("waiting for the server", routine="progress")
             else:
-                self.reporter.report(self.reporter.now())
+                self._told = loop.time()
 
 
 class Reporter:
@@ -78,7 +90,7 @@ class Reporter:
         self.job = audience.log.begin(self._database, kind, model, role, audience.identity.backend_pid)
         self.now: Callable[[], jobs.Progress] = self.as_before
         self._last = progress(self.job, "reading")
-        audience.reporter = self
+        audience.follow(self)
 
     def report(self, progress: jobs.Progress) -> None:
         """Say how far it is."""
@@ -120,7 +132,7 @@ class Reporter:
     def close(self) -> None:
         """Say no more."""
         if self._audience.reporter is self:
-            self._audience.reporter = None
+            self._audience.follow(None)
 
 
 def progress(job: str, phase: jobs.Phase, done: int = 0, total: int = 0, *, rate: float = 0.0) -> jobs.Progress:

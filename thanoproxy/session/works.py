@@ -13,7 +13,7 @@ from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
 from thanoproxy.session.summarise import EvaluateRun, answer_rows, summary_stream, write_answer
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary, has_job
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.pipeline import UpstreamError
@@ -28,6 +28,8 @@ _TICK = 1.0
 
 class Work:
     """A statement of ours in the string: its steps and what happens at them."""
+
+    shape: Decorate | Summarise | Collect
 
     def __init__(self, run: Run) -> None:
         codec = run.exchange.codec
@@ -54,6 +56,8 @@ class Work:
         """The string has failed: nothing of this statement may reach the client any more."""
 
     async def run(self) -> None:
+        if has_job(self.shape):
+            self._run.attendant.audience.expect()
         try:
             await self._follow()
         finally:
@@ -120,6 +124,8 @@ class Work:
 
 class RowsWork(Work):
     """A statement whose rows go through the workers, in the stream that `begin` makes."""
+
+    shape: Decorate | Summarise
 
     def __init__(self, run: Run, shape: Decorate | Summarise) -> None:
         super().__init__(run)
@@ -214,6 +220,10 @@ class SummariseWork(RowsWork):
 
 
 class CollectWork(Work):
+    """A BUILD, FIT, EXPORT or UPLOAD: its row goes to the client once the result is in the catalogue."""
+
+    shape: Collect
+
     def __init__(self, run: Run, shape: Collect) -> None:
         super().__init__(run)
         self.shape = shape
