@@ -109,7 +109,7 @@ def test_probabilities_mean_what_they_say(pets: str) -> None:
     with psycopg.connect(pets, autocommit=True) as connection:
         found = connection.execute("PREDICT USING pets OPTIONS (top_k=2, probabilities=true) AS SELECT * FROM cat_and_dog_test").fetchall()
         ((measured,),) = connection.execute("SELECT (metrics ->> 'calibration_error')::float8 FROM thanosql.models").fetchall()
-        error = dict(connection.execute("EVALUATE USING pets AS SELECT * FROM cat_and_dog_test").fetchall())["calibration_error"]
+        evaluated = dict(connection.execute("EVALUATE USING pets AS SELECT * FROM cat_and_dog_test").fetchall())
     for _, _, predicted, score, probabilities in found:
         assert sorted(predicted) == ["cat", "dog"]
         assert score[0] >= score[1]
@@ -120,7 +120,10 @@ def test_probabilities_mean_what_they_say(pets: str) -> None:
     bins = np.ceil(confidence * 15)
     expected = sum(abs((confidence - right)[bins == of].sum()) for of in np.unique(bins)) / len(found)
     assert expected <= 0.05
-    assert error == pytest.approx(expected, rel=0.05)
+    assert evaluated["calibration_error"] == pytest.approx(expected, rel=0.05)
+    of_each = [[probabilities["cat"], probabilities["dog"]] for *_, probabilities in found]
+    loss = sklearn.log_loss([label for _, label, *_ in found], of_each, labels=["cat", "dog"])
+    assert evaluated["log_loss"] == pytest.approx(loss, rel=1e-3)
     assert 0 <= measured <= 0.05
 
 

@@ -48,7 +48,7 @@ from thanoproxy.engine.model import Model, load_model
 from thanoproxy.engine.pixels import read_cropped
 from thanoproxy.engine.staging import open_staging
 from thanoproxy.images import decode, open_sources
-from thanoproxy.images.loader import ordered
+from thanoproxy.images.loader import finish, ordered
 from thanoproxy.models import registry
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.models.weights import WeightsFinder
@@ -300,7 +300,7 @@ def decode_alone(bench: Bench, images: int) -> dict[str, object]:
         )
 
         def read(image: str) -> torch.Tensor:
-            return read_cropped(sources, image, 0, preprocessing)
+            return finish(read_cropped(sources, image, 0, preprocessing))
 
         try:
             for rows_now in (rows[: len(rows) // 4], rows):

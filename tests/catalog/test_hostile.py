@@ -177,6 +177,68 @@ def test_functions_cannot_be_made_to_mean_something_else(lent: Users, any_databa
     assert names(lent.alice) == ["pets"]
 
 
+NAME = "(1952997742, hashtext('pets'))"
+
+
+@pytest.mark.parametrize("way", ["", "_shared"])
+def test_a_strangers_lock_on_a_name_does_not_count(lent: Users, way: str) -> None:
+    """Advisory locks are anybody's to take, and that of a model's name is no secret."""
+    lent.bob.execute(f"SELECT pg_advisory_lock{way}{NAME}")
+    build(lent.alice, overwrite=True)
+    for statement in (
+        store.set_version("pets", 1, False),
+        store.drop_version("pets", 1, False),
+        store.rename_model("pets", "dogs", False),
+        store.drop_model("dogs", False),
+    ):
+        lent.alice.execute(statement)
+    assert names(lent.alice) == []
+
+
+def test_who_may_hold_a_name_is_told(lent: Users, any_database: Database, connect: Connect) -> None:
+    """Somebody who could be at work on the model, here a superuser; and of a name that is free, anybody could."""
+    other = connect(any_database.url)
+    other.execute(f"SELECT pg_advisory_lock{NAME}")
+    lent.bob.execute("SELECT pg_advisory_lock(1952997742, hashtext('free'))")
+    holders = (("pets", other, "postgres"), ("free", lent.bob, role_of(lent.bob)))
+    for name, holder, role in holders:
+        with pytest.raises(psycopg.errors.LockNotAvailable, match=f'model "{name}" is being built or altered') as caught:
+            build(lent.alice, name, overwrite=True)
+        assert caught.value.diag.message_detail == f'Process {holder.info.backend_pid} of role "{role}" holds the name.'
+    with pytest.raises(psycopg.errors.LockNotAvailable) as caught:
+        lent.alice.execute(store.drop_model("pets", False))
+    assert f"Process {other.info.backend_pid} " in (caught.value.diag.message_detail or "")
+
+
+def test_a_dead_proxys_lock_cannot_be_taken_over(lent: Users, any_database: Database, connect: Connect) -> None:
+    """Jobs would show as running for ever."""
+    job = "INSERT INTO thanosql.job (id, kind, model, role, proxy, proxy_lock) VALUES (gen_random_uuid(), 'BUILD', 'pets', '{}', 'x', 4711)"
+    any_database.execute(job.format(role_of(lent.bob)))
+    lent.bob.execute("SELECT pg_advisory_lock(1952997743, 4711)")
+    shown = "SELECT state, sqlstate, error FROM thanosql.jobs"
+    assert lent.bob.execute(shown).fetchall() == [("failed", "58000", "the proxy that ran this job is gone")]
+    lent.bob.execute("SELECT pg_advisory_unlock(1952997743, 4711)")
+    connect(any_database.url).execute("SELECT pg_advisory_lock(1952997743, 4711)")
+    assert lent.bob.execute(shown).fetchall() == [("queued", None, None)]
+
+
+def test_jobs_are_written_by_the_proxy_alone(lent: Users, any_database: Database) -> None:
+    insert = "INSERT INTO thanosql.job (id, kind, model, role, proxy, proxy_lock) VALUES (gen_random_uuid(), 'BUILD', 'pets', '{}', 'x', 1)"
+    any_database.execute(insert.format(role_of(lent.alice)))
+    for statement in (
+        insert.format(role_of(lent.bob)),
+        "UPDATE thanosql.job SET state = 'done'",
+        "DELETE FROM thanosql.job",
+        "INSERT INTO thanosql.training_log (job, model, epoch) SELECT id, model, 1 FROM thanosql.job",
+        "DELETE FROM thanosql.training_log",
+        "SELECT * FROM thanosql.job FOR UPDATE",
+    ):
+        with pytest.raises(DENIED):
+            lent.bob.execute(statement)
+    assert lent.bob.execute("SELECT * FROM thanosql.jobs").fetchall() == []
+    assert len(lent.alice.execute("SELECT * FROM thanosql.jobs").fetchall()) == 1
+
+
 def test_nothing_of_the_schema_can_be_changed_or_hung_a_trigger_on(lent: Users) -> None:
     for statement in (
         "CREATE TRIGGER t BEFORE INSERT ON thanosql.model_version FOR EACH ROW EXECUTE FUNCTION thanosql.fill_seal()",

@@ -59,21 +59,28 @@ def one(database: Database, query: str) -> dict[str, object]:
         return dict(row)
 
 
+async def begun(service: Service, database: str, *job: Any) -> str:
+    """A job whose row is there."""
+    identity = service.begin(database, *job)
+    await service.start(database)
+    return identity
+
+
 async def settle(service: Service, database: Database) -> None:
     """Progress is written in the background; what is written after it and waited for comes later."""
     await service.start(database.name)
 
 
 async def test_a_job_from_begin_to_done(service: Service, database: Database) -> None:
-    job = await service.begin(database.name, "BUILD", "pets", "postgres", 4711)
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 4711)
     row = one(database, "SELECT * FROM thanosql.jobs")
     assert (str(row["id"]), row["kind"], row["model"], row["state"], row["role"], row["pid"]) == (
         job, "BUILD", "pets", "running", "postgres", 4711,
     )  # fmt: skip
-    await service.progress(database.name, job, progress(job, "queued"))
+    service.progress(database.name, job, progress(job, "queued"))
     await settle(service, database)
     assert one(database, "SELECT state FROM thanosql.jobs") == {"state": "queued"}
-    await service.progress(database.name, job, progress(job, ended=epoch(1)))
+    service.progress(database.name, job, progress(job, ended=epoch(1)))
     await settle(service, database)
     shown = "SELECT state, phase, images_done, images_total, images_per_second, loss, eta > now() AS ahead FROM thanosql.jobs"
     assert one(database, shown) == {
@@ -84,7 +91,7 @@ async def test_a_job_from_begin_to_done(service: Service, database: Database) ->
         "model": "pets", "version": None, "epoch": 1, "loss": 0.5,
     }  # fmt: skip
     saving = jobs.Progress(job=job, phase="saving", images_done=0, images_total=0, images_per_second=0.0)
-    await service.progress(database.name, job, saving)
+    service.progress(database.name, job, saving)
     await settle(service, database)
     assert one(database, shown.replace(" eta > now() AS ahead", " eta")) == {
         "state": "running", "phase": "saving", "images_done": 10, "images_total": 40,
@@ -103,8 +110,8 @@ async def test_a_job_from_begin_to_done(service: Service, database: Database) ->
 
 @pytest.mark.parametrize(("error", "state"), [(DataError("one class only"), "failed"), (Canceled("stop"), "canceled")])
 async def test_a_job_that_fails(service: Service, database: Database, error: DataError, state: str) -> None:
-    job = await service.begin(database.name, "BUILD", "pets", "postgres", 1)
-    await service.fail(database.name, job, error)
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 1)
+    await service.fail(database.name, job, error.sqlstate, error.message)
     assert one(database, "SELECT state, error, sqlstate FROM thanosql.jobs") == {
         "state": state, "error": error.message, "sqlstate": error.sqlstate,
     }  # fmt: skip
@@ -112,7 +119,7 @@ async def test_a_job_that_fails(service: Service, database: Database, error: Dat
 
 async def test_jobs_are_seen_by_their_role_alone(service: Service, database: Database) -> None:
     (alice, alice_url), (_, bob_url) = database.add_role(), database.add_role()
-    job = await service.begin(database.name, "BUILD", "pets", alice, 1)
+    job = await begun(service, database.name, "BUILD", "pets", alice, 1)
     await service.finish(database.name, job, built(job, epoch(1)), 1)
     for url, rows in ((alice_url, 1), (bob_url, 0)):
         with psycopg.connect(url) as connection:
@@ -122,7 +129,7 @@ async def test_jobs_are_seen_by_their_role_alone(service: Service, database: Dat
 
 async def test_a_job_whose_proxy_died_shows_as_failed(database: Database) -> None:
     dead, successor = Service(database.url), Service(database.url)
-    await dead.begin(database.name, "BUILD", "pets", "postgres", 1)
+    await begun(dead, database.name, "BUILD", "pets", "postgres", 1)
     await dead.close()
     assert one(database, "SELECT state, error FROM thanosql.jobs") == {"state": "failed", "error": GONE}
     assert one(database, "SELECT state FROM thanosql.job") == {"state": "running"}
@@ -135,18 +142,18 @@ async def test_a_job_whose_proxy_died_shows_as_failed(database: Database) -> Non
 
 async def test_a_second_proxy_leaves_the_jobs_of_the_first_alone(service: Service, database: Database) -> None:
     other = Service(database.url)
-    await service.begin(database.name, "BUILD", "pets", "postgres", 1)
+    await begun(service, database.name, "BUILD", "pets", "postgres", 1)
     await other.start(database.name)
     assert one(database, "SELECT state FROM thanosql.jobs") == {"state": "running"}
     await other.close()
 
 
 async def test_a_job_outlives_the_connection_that_shows_it(service: Service, database: Database) -> None:
-    job = await service.begin(database.name, "BUILD", "pets", "postgres", 1)
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 1)
     database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'thanoproxy'")
     await asyncio.sleep(0.2)
     assert one(database, "SELECT state FROM thanosql.jobs") == {"state": "failed"}
-    await service.progress(database.name, job, progress(job))
+    service.progress(database.name, job, progress(job))
     await settle(service, database)
     assert one(database, "SELECT state, error, images_done FROM thanosql.jobs") == {
         "state": "running",
@@ -158,9 +165,9 @@ async def test_a_job_outlives_the_connection_that_shows_it(service: Service, dat
 
 
 async def test_a_job_taken_for_dead_comes_back(service: Service, database: Database) -> None:
-    job = await service.begin(database.name, "BUILD", "pets", "postgres", 1)
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 1)
     database.execute(f"UPDATE thanosql.job SET state = 'failed', error = '{GONE}', finished_at = now()")
-    await service.progress(database.name, job, progress(job))
+    service.progress(database.name, job, progress(job))
     await settle(service, database)
     assert one(database, "SELECT state, error, finished_at FROM thanosql.jobs") == {
         "state": "running",
@@ -175,10 +182,10 @@ async def test_without_a_schema_or_a_server_jobs_run_unseen(
     for url, database in ((empty_database.url, empty_database.name), ("postgresql://x:y@127.0.0.1:1/x", "x")):
         service = Service(url)
         with caplog.at_level(logging.WARNING):
-            job = await service.begin(database, "BUILD", "pets", "postgres", 1)
-            await service.progress(database, job, progress(job))
+            job = await begun(service, database, "BUILD", "pets", "postgres", 1)
+            service.progress(database, job, progress(job))
             await service.finish(database, job, built(job), 1)
-            await service.fail(database, job, DataError("x"))
+            await service.fail(database, job, "22000", "x")
         await service.close()
     assert "too old" in caplog.text
     assert "cannot connect" in caplog.text
@@ -190,9 +197,9 @@ async def test_nobody_waits_for_a_database_that_hangs(
     monkeypatch.setattr(module, "PATIENCE", 0.1)
     blocker = connect(database.url)
     blocker.execute("BEGIN; LOCK thanosql.job")
-    job = await asyncio.wait_for(service.begin(database.name, "BUILD", "pets", "postgres", 1), 5)
+    job = service.begin(database.name, "BUILD", "pets", "postgres", 1)
     for _ in range(module.BACKLOG + 10):
-        await service.progress(database.name, job, progress(job))
+        service.progress(database.name, job, progress(job))
     await asyncio.wait_for(service.finish(database.name, job, built(job), 1), 5)
     blocker.execute("ROLLBACK")
 
@@ -200,7 +207,7 @@ async def test_nobody_waits_for_a_database_that_hangs(
 async def test_connections_end_when_no_job_runs(service: Service, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.05)
     ours = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'thanoproxy' AND datname = '{database.name}'"
-    job = await service.begin(database.name, "BUILD", "pets", "postgres", 1)
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 1)
     await asyncio.sleep(0.3)
     assert one(database, ours) == {"count": 1}
     await service.finish(database.name, job, built(job), 1)
@@ -210,7 +217,7 @@ async def test_connections_end_when_no_job_runs(service: Service, database: Data
             break
     else:
         pytest.fail("still connected")
-    await service.begin(database.name, "BUILD", "pets", "postgres", 1)
+    await begun(service, database.name, "BUILD", "pets", "postgres", 1)
     assert one(database, "SELECT count(*) FROM thanosql.jobs WHERE state = 'running'") == {"count": 1}
 
 
@@ -226,7 +233,7 @@ async def test_a_catalogue_that_a_user_owns_is_not_touched(empty_database: Datab
         await service.check_installed(empty_database.name)
     with pytest.raises(InsufficientPrivilege, match=f'role "{role}"'):
         await install(empty_database.url)
-    await service.begin(empty_database.name, "BUILD", "pets", "postgres", 1)
+    await begun(service, empty_database.name, "BUILD", "pets", "postgres", 1)
     assert f'belongs to "{role}"' in caplog.text
     assert one(empty_database, "SELECT count(*) FROM thanosql.job") == {"count": 0}
     await service.close()

@@ -15,7 +15,7 @@ __all__ = ["run_spec"]
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
-HIDDEN = {"seconds", "validation_accuracy", "last_updated_utc"}
+HIDDEN = {"seconds", "validation_accuracy", "last_updated_utc", "sha256", "size_bytes"}
 """Columns that are different every time.  Of a predicted label only what comes before its colon is the same."""
 
 POLL_SECONDS = 0.01

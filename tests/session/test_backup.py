@@ -31,6 +31,13 @@ READ = {
     "a materialized view": "SELECT * FROM held ORDER BY id",
     "a materialized view of another role": "SELECT * FROM theirs ORDER BY id",
     "what is granted": "SELECT name, version, owner, privileges, metrics FROM thanosql.models ORDER BY name",
+    "every version": (
+        "SELECT name, version, current, owner, architecture, classes, options, metrics, images, size_bytes, artifact, sealed_name, job "
+        "FROM thanosql.model_versions ORDER BY name, version"
+    ),
+    "the grants": "SELECT name, owner, grantee, grantor, granted_at FROM thanosql.model_grant ORDER BY name, grantee",
+    "the training log": "SELECT * FROM thanosql.training_log WHERE version < 3 ORDER BY model, version, epoch",
+    "the jobs": "SELECT id, kind, model, version, state, error, accuracy, started_at FROM thanosql.jobs WHERE version < 3 ORDER BY id",
     "how it was trained": "SELECT property, value FROM (DESCRIBE MODEL colours) ORDER BY property",
 }
 

@@ -156,6 +156,43 @@ class TestAlone:
             assert dict(fetched(connection, statement))["accuracy"] == 1
 
 
+class TestUnreadable:
+    """Images that cannot be read: what `on_error` says becomes of their rows."""
+
+    SOME = "SELECT CASE WHEN id < 20 THEN image WHEN id < 23 THEN 'gone.png' END AS image, label FROM mixed"
+    READ = "EVALUATE USING colours AS SELECT image, label FROM mixed WHERE id < 20"
+    WAYS = ("{}", "SELECT * FROM ({}) t", "SELECT 1; {}", "SELECT 1; SELECT * FROM ({}) t")
+
+    def query(self, on_error: str) -> str:
+        return f"EVALUATE USING colours OPTIONS (on_error='{on_error}') AS {self.SOME} ORDER BY id"
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize(("on_error", "null_images", "became"), [("null", 4, "count as NULL images"), ("SKIP", 1, "are left out")])
+    def test_they_are_left_out(self, connection: Connection, way: str, on_error: str, null_images: int, became: str) -> None:
+        warnings: list[tuple[str | None, str | None]] = []
+        connection.add_notice_handler(lambda diag: warnings.append((diag.sqlstate, diag.message_primary)))
+        *_, last = connection.execute(text(way.format(self.query(on_error)))).results()
+        found = dict(last.fetchall())
+        wanted = dict(fetched(connection, self.READ))
+        assert found == pytest.approx({**wanted, "images": 20, "null_images": null_images}, rel=1e-3)
+        first = 'the first is that of row 21: image file "gone.png" is not available'
+        assert warnings == [("01000", f"3 of 24 images could not be read, and their rows {became}; {first}")]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_or_they_fail_it(self, connection: Connection, way: str) -> None:
+        with pytest.raises(errors.UndefinedFile, match=r'image file "gone\.png" is not available'):
+            connection.execute(text(way.format(self.query("fail"))))
+
+    def test_nothing_can_be_read(self, connection: Connection) -> None:
+        query = "EVALUATE USING colours OPTIONS (on_error='skip') AS SELECT 'gone.png' AS image, 'red' AS label"
+        assert fetched(connection, query) == [*((name, None) for name in METRICS[:6]), ("images", 0), ("null_images", 0)]
+
+    def test_a_null_label_is_an_error_all_the_same(self, connection: Connection) -> None:
+        query = "EVALUATE USING colours OPTIONS (on_error='skip') AS SELECT 'gone.png' AS image, NULL AS label"
+        with pytest.raises(errors.NullValueNotAllowed, match="row 1"):
+            connection.execute(text(query))
+
+
 class TestProtocol:
     def test_described_before_it_runs(self, url: str) -> None:
         with RawClient(url) as raw:

@@ -19,7 +19,7 @@ from thanoproxy.engine.device import choose
 from thanoproxy.engine.pixels import read_cropped, read_scaled
 from thanoproxy.errors import InvalidImage, ThanoError
 from thanoproxy.images import Sources, open_sources
-from thanoproxy.images.loader import LoaderThreads
+from thanoproxy.images.loader import LoaderThreads, finish
 from thanoproxy.models.preprocessing import Preprocessing
 from thanoproxy.workers import jobs
 from thanoproxy.workers.decoding import DecodeProcess, loaders_for
@@ -83,7 +83,7 @@ IMAGES = {
 @pytest.mark.parametrize("preprocessing", [SMALL, Preprocessing(resize=236, crop=224, color="GRAY")], ids=lambda one: str(one.crop))
 def test_the_pixels_are_the_same(threads: LoaderThreads, sources: Sources, image: str | bytes, preprocessing: Preprocessing) -> None:
     cropped = threads.submit(lambda: read_cropped(sources, image, 0, preprocessing)).result()
-    assert torch.equal(cropped, read_cropped(sources, image, 0, preprocessing))
+    assert torch.equal(cropped, finish(read_cropped(sources, image, 0, preprocessing)))
     data = sources.read(image)
     scaled = threads.submit(lambda: read_scaled(data, image, 0, preprocessing)).result()
     assert torch.equal(scaled, read_scaled(data, image, 0, preprocessing))
@@ -99,7 +99,7 @@ def test_what_was_given_stays_as_it_is_when_the_next_is_decoded(process: DecodeP
 @pytest.mark.parametrize("image", ["gone.png", "../models", b"no image", encoded(blocks(), "PNG")[:90], "s3://x/y"])
 def test_errors_are_the_same(threads: LoaderThreads, sources: Sources, image: str | bytes) -> None:
     with pytest.raises(ThanoError) as here:
-        read_cropped(sources, image, 7, SMALL)
+        finish(read_cropped(sources, image, 7, SMALL))
     with pytest.raises(ThanoError) as there:
         threads.submit(lambda: read_cropped(sources, image, 7, SMALL)).result()
     assert there.value.to_fields() == here.value.to_fields()

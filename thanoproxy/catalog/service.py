@@ -24,7 +24,7 @@ import asyncpg
 
 from thanoproxy.catalog.connection import Connection, open_connection, stranger
 from thanoproxy.catalog.install import LATEST, installed_version
-from thanoproxy.errors import Canceled, InsufficientPrivilege, NotInstalled, ThanoError
+from thanoproxy.errors import Canceled, InsufficientPrivilege, NotInstalled
 from thanoproxy.workers import jobs
 
 __all__ = ["Service"]
@@ -46,7 +46,8 @@ ON CONFLICT (id) DO NOTHING
 PROGRESS = """
 UPDATE thanosql.job SET
     state = CASE WHEN $2 = 'queued' THEN 'queued' ELSE 'running' END,
-    phase = $2, images_done = CASE WHEN $4 > 0 THEN $3 ELSE images_done END, images_total = coalesce(nullif($4, 0), images_total),
+    phase = $2, images_done = CASE WHEN $3::bigint > 0 OR $4::bigint > 0 THEN $3 ELSE images_done END,
+    images_total = coalesce(nullif($4, 0), images_total),
     images_per_second = coalesce(nullif($5, 0), images_per_second), loss = coalesce($6, loss), accuracy = coalesce($7, accuracy),
     eta = now() + $8 * interval '1 second', updated_at = now(), finished_at = NULL, error = NULL, sqlstate = NULL
 WHERE id = $1
@@ -64,6 +65,12 @@ UPDATE thanosql.job SET
     state = 'done', phase = 'done', version = $2, accuracy = coalesce($3, accuracy),
     images_done = coalesce(images_total, images_done), eta = NULL,
     error = NULL, sqlstate = NULL, updated_at = now(), finished_at = now()
+WHERE id = $1
+"""
+DONE = """
+UPDATE thanosql.job SET
+    state = 'done', phase = 'done', version = $2, images_done = coalesce($3, images_done), images_total = coalesce($3, images_total),
+    accuracy = $4, eta = NULL, error = NULL, sqlstate = NULL, updated_at = now(), finished_at = now()
 WHERE id = $1
 """
 NAME_VERSION = "UPDATE thanosql.training_log SET version = $2 WHERE job = $1"
@@ -103,18 +110,18 @@ class Service:
         writers, self._writers = self._writers, {}
         await asyncio.gather(*(writer.close() for writer in writers.values()))
 
-    async def begin(self, database: str, kind: str, model: str, role: str, backend_pid: int) -> str:
-        """A new running job; its id, which no other job in any database has."""
+    def begin(self, database: str, kind: str, model: str, role: str, backend_pid: int) -> str:
+        """A new running job; its id, which no other job in any database has.  Does not wait for the write."""
         job = uuid.uuid4()
         self._writer(database).running.add(job)
 
         async def write(connection: Connection, key: int) -> None:
             await connection.execute(BEGIN, job, kind, model, role, backend_pid, self._proxy, key)
 
-        await self._write(database, write)
+        self._writer(database).put(write)
         return str(job)
 
-    async def progress(self, database: str, job: str, progress: jobs.Progress) -> None:
+    def progress(self, database: str, job: str, progress: jobs.Progress) -> None:
         """Show how far a job is.  Does not wait for the write."""
         shown = (progress.phase, progress.images_done, progress.images_total, progress.images_per_second)
         more = (progress.loss, progress.accuracy, progress.seconds_left)
@@ -136,12 +143,20 @@ class Service:
 
         await self._end(database, job, write)
 
-    async def fail(self, database: str, job: str, error: ThanoError) -> None:
-        """The job ended with `error`; 57014 means that somebody canceled it."""
-        state = "canceled" if error.sqlstate == Canceled.sqlstate else "failed"
+    async def done(self, database: str, job: str, version: int, images: int | None, accuracy: float | None) -> None:
+        """The job, which trained nothing, used or made that version."""
 
         async def write(connection: Connection, key: int) -> None:
-            await connection.execute(FAIL, uuid.UUID(job), state, error.sqlstate, error.message)
+            await connection.execute(DONE, uuid.UUID(job), version, images, accuracy)
+
+        await self._end(database, job, write)
+
+    async def fail(self, database: str, job: str, sqlstate: str, message: str) -> None:
+        """The job ended with that error; 57014 means that somebody canceled it."""
+        state = "canceled" if sqlstate == Canceled.sqlstate else "failed"
+
+        async def write(connection: Connection, key: int) -> None:
+            await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message)
 
         await self._end(database, job, write)
 

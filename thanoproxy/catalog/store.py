@@ -43,6 +43,7 @@ __all__ = [
     "saved_rows",
     "saved_views",
     "set_version",
+    "used_model",
     "view_saved",
 ]
 
@@ -99,6 +100,11 @@ def find_model(name: str, version: int | None = None, more: str = "") -> str:
 def own_model(name: str, version: int | None = None) -> str:
     """As `find_model`, with a second column: whether the role has the owner's rights."""
     return find_model(name, version, ", thanosql.is_member(v.owner)")
+
+
+def used_model(name: str, version: int | None = None) -> str:
+    """As `find_model`, with a second column: the role that asks."""
+    return find_model(name, version, ", CURRENT_USER::pg_catalog.text")
 
 
 def read_model(payload: str | bytes) -> ModelRecord:

@@ -224,6 +224,7 @@ class Trainer:
                 yield meter.advance(0)
         for norm in norms:
             norm.momentum = 0.1
+        meter.switch("training")
 
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:

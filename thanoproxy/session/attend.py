@@ -43,6 +43,7 @@ from thanoproxy.session.lone import run_lone
 from thanoproxy.session.materialise import Refused, explained, materialise, refusing
 from thanoproxy.session.prepared import PortalOfOurs, StatementOfOurs, bind_formats, with_formats
 from thanoproxy.session.reading import Reader
+from thanoproxy.session.reporting import Audience
 from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_parameters, refuse_together, run_script
 from thanoproxy.session.services import Services
@@ -63,6 +64,7 @@ from thanoproxy.statements.shapes import (
     Shape,
     Summarise,
     applying,
+    has_job,
 )
 from thanoproxy.wire import messages
 from thanoproxy.wire.framing import HEADER
@@ -91,6 +93,7 @@ class Attendant:
         self.statements: dict[bytes, StatementOfOurs] = {}
         self.portals: dict[bytes, PortalOfOurs] = {}
         self.leftovers = Leftovers()
+        self.audience = Audience(services.log, identity, exchange)
         self._explained: dict[bytes, Callable[[int, bytes], bytes]] = {}
         self.inbox = bytearray()
         self.eof = False
@@ -353,7 +356,7 @@ class Attendant:
         """The work is done here: from then on the portal is PostgreSQL's own, with its row limits and its tag."""
         await self._settled()
         await self.leftovers.clear(self.exchange, bind.portal)
-        async with self.stop.during(await statement_timeout(self.exchange)):
+        async with self.running(shape):
             bound = Bound(await self.exchange.parameter_types(bind.statement), bind.parameters)
             if bound.values != len(bound.types):
                 named = f'prepared statement "{bind.statement.decode(self.exchange.codec, "replace")}"'
@@ -412,7 +415,7 @@ class Attendant:
             return
         await self._settled()
         try:
-            async with self.stop.during(await statement_timeout(self.exchange)):
+            async with self.running(shape):
                 await self.execute_ours(shape, name, limit, portal)
         except UpstreamError as problem:
             self.exchange.refuse(self.translated(problem.fields, portal.statement.source))
@@ -429,7 +432,7 @@ class Attendant:
             await decorate(self.exchange, self.services, portal.decoration, name, limit, self.stop)
         elif isinstance(shape, Summarise):
             if portal.answer is None:
-                summary = await summarise(self.exchange, self.services, shape, portal.inner, name, self.stop)
+                summary = await summarise(self.exchange, self.services, shape, portal.inner, name, self.audience, self.stop)
                 columns = portal.statement.described(portal.inner, portal.formats)
                 portal.answer = answer_rows(columns, summary.answer(), portal.formats, self.exchange.codec)
                 if portal.announce:
@@ -437,7 +440,7 @@ class Attendant:
             await write_answer(self.exchange.client, portal.answer, limit)
         elif isinstance(shape, Collect):
             reserved = await self.exchange.first(shape.lookup())
-            values = await collect(self.exchange, self.services, shape, reserved, portal.inner, name, self.identity, self.stop)
+            values = await collect(self.exchange, self.services, shape, reserved, portal.inner, name, self.audience, self.stop)
             self.portals.pop(name, None)
             if portal.announce:
                 self.exchange.client.write(messages.row_description(shape.result))
@@ -455,6 +458,16 @@ class Attendant:
         self._forward(frame)
 
     # What the handlers share.
+
+    @asynccontextmanager
+    async def running(self, shape: Shape) -> AsyncIterator[None]:
+        """The statement, which may be stopped; its client is kept informed where it is one for that."""
+        async with self.stop.during(await statement_timeout(self.exchange)):
+            if has_job(shape):
+                async with self.audience.informed():
+                    yield
+            else:
+                yield
 
     async def announce(self, shape: Save) -> None:
         """There will be a view that holds predictions: for this front from now on, for others once it is committed."""

@@ -89,7 +89,7 @@ class RowStream:
         self._news = asyncio.Event()
         self._batch = _FIRST_BATCH
         self._in_flight = _IN_FLIGHT
-        self.rows = 0
+        self.rows = self.done = 0
         self.batches = 0
         self.devices: set[str] = set()
 
@@ -116,6 +116,11 @@ class RowStream:
         self._waiting.clear()
         self._upstream.release("rows")
         self._news.set()
+
+    @property
+    def total(self) -> int | None:
+        """How many rows there are, once that is known."""
+        return self.rows + len(self._waiting) if self._ended else None
 
     async def run(self) -> None:
         """Return when every row fed before `end` has been written.  Raises the first row's or batch's error."""
@@ -184,4 +189,5 @@ class RowStream:
             return
         emit = self._emit
         self._client.write(b"".join([emit(row, reply, i) for i, row in enumerate(rows)]))
+        self.done += len(rows)
         await self._client.drained()

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from thanoproxy.catalog import store
-from thanoproxy.errors import Canceled, InternalError, ThanoError
+from thanoproxy.errors import Canceled, ThanoError
 from thanoproxy.session.collect import JobRun, job_run
 from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.exchange import Exchange
+from thanoproxy.session.reporting import Audience
 from thanoproxy.session.services import Services
-from thanoproxy.session.summarise import answer_fields, summary_stream
+from thanoproxy.session.summarise import answer_fields, evaluating, summary_stream
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
@@ -70,11 +71,13 @@ async def decorate(exchange: Exchange, services: Services, decoration: Decoratio
 
 
 async def summarise(
-    exchange: Exchange, services: Services, shape: Summarise, inner: Sequence[Column], portal: bytes, stop: Stop
+    exchange: Exchange, services: Services, shape: Summarise, inner: Sequence[Column], portal: bytes, audience: Audience, stop: Stop
 ) -> Summary:
     """Execute `portal` and count what the model makes of its rows."""
     summary = shape.open(await exchange.first(shape.lookup()), inner, exchange.codec, services.seal)
-    await pump(exchange, summary_stream(summary, services, exchange.upstream), portal, 0, stop)
+    stream = summary_stream(summary, services, exchange.upstream)
+    async with evaluating(summary, stream, audience, stop):
+        await pump(exchange, stream, portal, 0, stop)
     return summary
 
 
@@ -85,9 +88,9 @@ async def pump(exchange: Exchange, stream: RowStream, portal: bytes, limit: int,
     try:
         await stream.run()
         await _finished(rows)
-    except BaseException:
+    except BaseException as problem:
         stream.drop()
-        await _stop(exchange, rows, stop)
+        await _stop(exchange, rows, stop, problem)
         raise
     return rows.frames[-1]
 
@@ -99,42 +102,33 @@ async def collect(
     found: Sequence[str | None] | None,
     inner: Sequence[Column],
     portal: bytes,
-    identity: Identity,
+    audience: Audience,
     stop: Stop,
 ) -> list[object]:
     """Execute `portal`, run the job on its rows, register the result; the values of the row that answers."""
-    run = job_run(shape.open(found, inner, exchange.codec, services.seal), services, identity.database, identity.backend_pid)
+    run = job_run(shape.open(found, inner, exchange.codec, services.seal), services, audience)
     try:
-        rows = exchange.rows(portal, 0, run.feed)
-        try:
-            await _finished(rows)
-        except BaseException:
-            await _stop(exchange, rows, stop)
-            raise
-        # Close the portal now: with it goes the snapshot that would hold back vacuum for as long as the training lasts.
-        await exchange.swallow(messages.close(b"P", portal), b"3")
-        return await _train(exchange, run)
+        async with stop.told(run.failed):
+            await _read(exchange, portal, run, stop)
+            await run.run()
+            record = run.record()
+            if record is not None:
+                await exchange.ask(store.register_model(record))
+            await run.registered()
     finally:
         run.discard()
-
-
-async def _train(exchange: Exchange, run: JobRun) -> list[object]:
-    try:
-        await run.run(exchange.client.write, exchange.codec)
-        record = run.record()
-        if record is not None:
-            await exchange.ask(store.register_model(record))
-        await run.registered()
-    except ThanoError as problem:
-        await run.failed(problem)
-        raise
-    except UpstreamError as problem:
-        await run.failed(InternalError(problem.fields.text))
-        raise
-    except asyncio.CancelledError:
-        await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
-        raise
     return list(run.summary())
+
+
+async def _read(exchange: Exchange, portal: bytes, run: JobRun, stop: Stop) -> None:
+    rows = exchange.rows(portal, 0, run.feed)
+    try:
+        await _finished(rows)
+    except BaseException as problem:
+        await _stop(exchange, rows, stop, problem)
+        raise
+    # Close the portal now: with it goes the snapshot that would hold back vacuum for as long as the training lasts.
+    await exchange.swallow(messages.close(b"P", portal), b"3")
 
 
 def result_row(shape: Collect, values: Sequence[object], formats: Sequence[int], codec: str) -> bytes:
@@ -168,6 +162,25 @@ class Stop:
         self(_ABANDONED)
 
     @asynccontextmanager
+    async def told(self, failed: Callable[[ThanoError | UpstreamError], Awaitable[None]]) -> AsyncIterator[None]:
+        """A part of the statement of which `failed` is told why it ended, if it ends too early."""
+        try:
+            yield
+        except (ThanoError, UpstreamError) as problem:
+            await failed(problem)
+            raise
+        except SegmentFailed:
+            await failed(self._problem)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(failed(self._problem))
+            raise
+
+    @property
+    def _problem(self) -> Canceled:
+        return Canceled(f"canceling statement due to {self._reason or 'the end of the session'}")
+
+    @asynccontextmanager
     async def during(self, seconds: float = 0) -> AsyncIterator[None]:
         """The statement; `seconds` is its statement_timeout, 0 for none.  Raises `Canceled` where it was stopped."""
         task: asyncio.Task[None] | None = asyncio.current_task()
@@ -182,7 +195,7 @@ class Stop:
             task.uncancel()
             if self._reason == _ABANDONED:
                 raise SegmentFailed from None
-            raise Canceled(f"canceling statement due to {self._reason}") from None
+            raise self._problem from None
         finally:
             self._task = None
             if timer is not None:
@@ -195,15 +208,16 @@ async def _finished(rows: Rows) -> None:
     rows.done.result()
 
 
-async def _stop(exchange: Exchange, rows: Rows, stop: Stop) -> None:
+async def _stop(exchange: Exchange, rows: Rows, stop: Stop, problem: BaseException) -> None:
     """Let rows that still come run out unused; upstream is asked to stop, and its answer, whatever it is, is awaited."""
     rows.sink = _nowhere
     if not rows.done.done():
         await stop.cancel_upstream()
         await asyncio.wait([rows.done])
-        exchange.stopped = isinstance(rows.done.exception(), UpstreamError)
-    # Retrieved, so that asyncio does not report an error that nobody needs any more.
-    rows.done.exception()
+    # (Retrieved also so that asyncio does not report an error that nobody needs any more.)  The server may have failed by itself just
+    # before: its statement_timeout is ours, too.  Then it is `problem` that the client is told, and the server has failed already.
+    failed = isinstance(rows.done.exception(), UpstreamError)
+    exchange.stopped = failed and not isinstance(problem, UpstreamError)
 
 
 def _nowhere(_: bytes) -> None:

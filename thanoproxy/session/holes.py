@@ -13,7 +13,7 @@ from thanoproxy.session.decorate import RowStream, warn
 from thanoproxy.session.execute import TIMEOUT
 from thanoproxy.session.sheet import Sheet, answer_table, copy_from, copy_row, prediction_rows, predictions_table
 from thanoproxy.session.steps import Kept, Step
-from thanoproxy.session.summarise import answer_fields, summary_stream
+from thanoproxy.session.summarise import answer_fields
 from thanoproxy.session.works import RowsWork
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import kept_answer, predicted
@@ -138,7 +138,7 @@ class SummariseHole(HoleWork):
         self._summary = self.summarise.open(self.found, columns, self.exchange.codec, self.services.seal)
         self._answers = self.shape.columns(columns, self.exchange.codec)
         self.sheet = Sheet(self.services.spool)
-        return self.flow(summary_stream(self._summary, self.services, self.exchange.upstream))
+        return self.evaluate(self._summary)
 
     async def work(self) -> bytes | None:
         await super().work()

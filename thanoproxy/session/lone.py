@@ -48,7 +48,7 @@ async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
         elif isinstance(shape, Nested):
             await _run_nested(attendant, shape)
         else:
-            async with attendant.stop.during(await statement_timeout(exchange)):
+            async with attendant.running(shape):
                 await attendant.check_model(shape)
                 await _run_unnamed(attendant, ours)
     except SegmentFailed:
@@ -101,7 +101,7 @@ async def _run_nested(attendant: Attendant, shape: Nested) -> None:
         # The server would not say so: to it, what comes before in the same implicit transaction is a block (25P01 is for a lone one).
         raise NoTransaction("DECLARE CURSOR can only be used in transaction blocks")
     await attendant.leftovers.clear(exchange, b"")
-    async with attendant.stop.during(await statement_timeout(exchange)):
+    async with attendant.running(shape):
         await attendant.check_model(shape)
         source, bound, tables, lines = await materialise(attendant, shape, Bound())
     await attendant.swallow(messages.parse(messages.Parse(b"", source.text.encode(exchange.codec), bound.types)), source)

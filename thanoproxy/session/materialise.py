@@ -25,7 +25,7 @@ from thanoproxy.session.columns import Columns, type_names, unnested
 from thanoproxy.session.decorate import RowStream, warn
 from thanoproxy.session.exchange import Bound, Exchange
 from thanoproxy.session.execute import open_decoration
-from thanoproxy.session.summarise import summary_stream
+from thanoproxy.session.summarise import evaluating, summary_stream
 from thanoproxy.session.tables import Tables
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.narrow import EVERYTHING, Need, needs
@@ -138,7 +138,8 @@ class _Materialisation:
         plan = [] if explain is None else [row[0] or "" for row in await exchange.ask(f"EXPLAIN {query.text}", self.bound)]
         started = time.perf_counter()
         stream = summary_stream(summary, services, exchange.upstream)
-        await self._tables.read(query.text, self.bound, stream)
+        async with evaluating(summary, stream, self.attendant.audience, self.attendant.stop):
+            await self._tables.read(query.text, self.bound, stream)
         self._report(summary.title, stream, started, plan)
         # A large confusion matrix takes a second to write; others go on meanwhile.
         return await asyncio.to_thread(lambda: answered(shape.answers, summary.answer()))

@@ -35,7 +35,20 @@ from thanoproxy.sql.tokens import tokenize
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, rewritten, unpredicted
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Collect, Decorate, Hole, Import, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Summarise
+from thanoproxy.statements.shapes import (
+    Collect,
+    Decorate,
+    Hole,
+    Import,
+    Nested,
+    Prepare,
+    Refresh,
+    Rewrite,
+    Save,
+    SaveRows,
+    Summarise,
+    has_job,
+)
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -100,6 +113,7 @@ class Run:
         self.script = Script(self.exchange.client.write, self._show)
         self.works: list[Work | ImportWork | Relayed] = []
         self.current: Work | ImportWork | None = None
+        self.has_jobs = any(part.shape is not None and not isinstance(part.shape, Prepare) and has_job(part.shape) for part in parts)
         at = 0
         for part in parts:
             self.source.add(text[at : part.start], at)
@@ -111,6 +125,13 @@ class Run:
     async def run(self) -> None:
         self.exchange.pipeline.expect(self.script)
         self.exchange.send(messages.query(self.source.text.encode(self.exchange.codec)))
+        if not self.has_jobs:
+            await self._follow()
+            return
+        async with self.attendant.audience.informed():
+            await self._follow()
+
+    async def _follow(self) -> None:
         try:
             for work in self.works:
                 if isinstance(work, Relayed):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from thanoproxy.errors import ThanoError
 from thanoproxy.session.names import Names
 from thanoproxy.statements.shapes import Seal
 from thanoproxy.workers import jobs
@@ -21,14 +20,16 @@ class JobLog(Protocol):
     """thanosql.jobs as other sessions see it, written on a connection of the proxy's own.  None of these ever raises: a job must not
     fail because its progress could not be shown."""
 
-    async def begin(self, database: str, kind: str, model: str, role: str, backend_pid: int) -> str:
+    def begin(self, database: str, kind: str, model: str, role: str, backend_pid: int) -> str:
         """A new running job; its id."""
 
-    async def progress(self, database: str, job: str, progress: jobs.Progress) -> None: ...
+    def progress(self, database: str, job: str, progress: jobs.Progress) -> None: ...
 
     async def finish(self, database: str, job: str, built: jobs.Built, version: int) -> None: ...
 
-    async def fail(self, database: str, job: str, error: ThanoError) -> None: ...
+    async def done(self, database: str, job: str, version: int, images: int | None, accuracy: float | None) -> None: ...
+
+    async def fail(self, database: str, job: str, sqlstate: str, message: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import islice
+from typing import TYPE_CHECKING
 
+from thanoproxy.errors import ThanoError
 from thanoproxy.session.decorate import Emit, RowStream
 from thanoproxy.session.link import Link
+from thanoproxy.session.reporting import Audience, Reporter, progress
 from thanoproxy.session.services import Services
 from thanoproxy.statements.shapes import Summary
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column, format_code
+from thanoproxy.wire.pipeline import UpstreamError
 from thanoproxy.wire.values import encode_value, field_at
 from thanoproxy.workers import jobs
 
-__all__ = ["answer_fields", "answer_rows", "summary_stream", "write_answer"]
+if TYPE_CHECKING:
+    from thanoproxy.session.execute import Stop
+
+__all__ = ["EvaluateRun", "answer_fields", "answer_rows", "evaluating", "summary_stream", "write_answer"]
 
 _PART = 1000
+_WRITING = set[asyncio.Task[None]]()
+"""The event loop itself keeps no task alive."""
 
 
 class _Nobody:
@@ -35,6 +46,53 @@ class _Nobody:
 def summary_stream(summary: Summary, services: Services, upstream: Link) -> RowStream:
     """Has `summary` count every row that is fed."""
     return RowStream(summary, services.pool, upstream, _Nobody(), _taken(summary))
+
+
+class EvaluateRun:
+    """A job that others see while `stream` runs.  Its client hears of it where it takes long, and in the end what was wrong with rows."""
+
+    def __init__(self, summary: Summary, stream: RowStream, audience: Audience) -> None:
+        self._summary = summary
+        self._stream = stream
+        self._started = time.monotonic()
+        self._reporter = Reporter(audience, "EVALUATE", summary.model, summary.role)
+        self._reporter.now = self._now
+
+    async def failed(self, problem: ThanoError | UpstreamError) -> None:
+        """Show others why it ended."""
+        await self._reporter.failed(problem)
+
+    def done(self) -> None:
+        """All rows have been counted.  Nobody waits until others see that."""
+        summary = self._summary
+        task = asyncio.create_task(self._reporter.done(summary.version, self._stream.done, summary.accuracy))
+        _WRITING.add(task)
+        task.add_done_callback(_WRITING.discard)
+        self.discard()
+        text = summary.warning()
+        if text is not None:
+            self._reporter.remark(jobs.Remark(job=self._reporter.job, severity="WARNING", message=text))
+
+    def discard(self) -> None:
+        """Say no more."""
+        self._reporter.close()
+
+    def _now(self) -> jobs.Progress:
+        stream = self._stream
+        rate = stream.done / (time.monotonic() - self._started)
+        return progress(self._reporter.job, "evaluating", stream.done, stream.total or 0, rate=rate)
+
+
+@asynccontextmanager
+async def evaluating(summary: Summary, stream: RowStream, audience: Audience, stop: Stop) -> AsyncIterator[None]:
+    """Such a job for as long as the block lasts."""
+    run = EvaluateRun(summary, stream, audience)
+    try:
+        async with stop.told(run.failed):
+            yield
+    finally:
+        run.discard()
+    run.done()
 
 
 def _taken(summary: Summary) -> Emit:

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
-from thanoproxy.errors import Canceled, InternalError, SyntaxProblem, ThanoError
+from thanoproxy.errors import InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import JobRun, job_run
 from thanoproxy.session.decorate import RowStream, appended, completion, warn
 from thanoproxy.session.execute import result_row, seconds_of
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
-from thanoproxy.session.summarise import answer_rows, summary_stream, write_answer
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary
+from thanoproxy.session.summarise import EvaluateRun, answer_rows, summary_stream, write_answer
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary, has_job
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import Column
+from thanoproxy.wire.pipeline import UpstreamError
 
 if TYPE_CHECKING:
     from thanoproxy.session.script import Run
@@ -28,6 +29,8 @@ _TICK = 1.0
 class Work:
     """A statement of ours in the string: its steps and what happens at them."""
 
+    shape: Decorate | Summarise | Collect
+
     def __init__(self, run: Run) -> None:
         codec = run.exchange.codec
         self._run = run
@@ -36,6 +39,7 @@ class Work:
         self.timeout, self.lookup = Kept(codec), Kept(codec)
         self.inner = Inner(self.begin)
         self.gate = Gate(self.passed, self.failed)
+        self.job: JobRun | EvaluateRun | None = None
 
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         """The inner query's columns are known; return where its rows go."""
@@ -52,11 +56,20 @@ class Work:
         """The string has failed: nothing of this statement may reach the client any more."""
 
     async def run(self) -> None:
+        if has_job(self.shape):
+            self._run.attendant.audience.expect()
+        try:
+            await self._follow()
+        finally:
+            if self.job is not None:
+                self.job.discard()
+
+    async def _follow(self) -> None:
         stop = self._run.attendant.stop
         await asyncio.wait([self.timeout.done])
         self.timeout.done.result()
         try:
-            async with stop.during(seconds_of(self.timeout.rows[0][0] or "0")):
+            async with stop.during(seconds_of(self.timeout.rows[0][0] or "0")), stop.told(self._ended):
                 await self._reach(self.inner)
                 if self.inner.problem is not None:
                     raise self.inner.problem
@@ -86,6 +99,10 @@ class Work:
             await asyncio.sleep(_TICK)
             self.exchange.send(messages.copy_data(store.gate_wait()))
 
+    async def _ended(self, problem: ThanoError | UpstreamError) -> None:
+        if self.job is not None:
+            await self.job.failed(problem)
+
     async def _reach(self, step: Step) -> None:
         await step.moved.wait()
         if step.done.done():
@@ -108,6 +125,8 @@ class Work:
 class RowsWork(Work):
     """A statement whose rows go through the workers, in the stream that `begin` makes."""
 
+    shape: Decorate | Summarise
+
     def __init__(self, run: Run, shape: Decorate | Summarise) -> None:
         super().__init__(run)
         self.shape = shape
@@ -124,6 +143,12 @@ class RowsWork(Work):
         self.inner.done.add_done_callback(stream.end)
         return stream.feed
 
+    def evaluate(self, summary: Summary) -> Callable[[bytes], None]:
+        """The inner query's rows are counted; return by which way."""
+        stream = summary_stream(summary, self.services, self.exchange.upstream)
+        self.job = EvaluateRun(summary, stream, self._run.attendant.audience)
+        return self.flow(stream)
+
     async def work(self) -> bytes | None:
         assert self.stream is not None, "begun with the columns"
         try:
@@ -133,6 +158,8 @@ class RowsWork(Work):
             raise
         self.check()
         self.inner.done.result()
+        if isinstance(self.job, EvaluateRun):
+            self.job.done()
         return None
 
     def check(self) -> None:
@@ -180,7 +207,7 @@ class SummariseWork(RowsWork):
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         self._summary = self.summarise.open(self.found, columns, self.exchange.codec, self.services.seal)
         self._columns = self.shape.columns(columns, self.exchange.codec)
-        return self.flow(summary_stream(self._summary, self.services, self.exchange.upstream))
+        return self.evaluate(self._summary)
 
     async def work(self) -> bytes | None:
         await super().work()
@@ -193,41 +220,32 @@ class SummariseWork(RowsWork):
 
 
 class CollectWork(Work):
+    """A BUILD, FIT, EXPORT or UPLOAD: its row goes to the client once the result is in the catalogue."""
+
+    shape: Collect
+
     def __init__(self, run: Run, shape: Collect) -> None:
         super().__init__(run)
         self.shape = shape
-        self.job: JobRun | None = None
         self._done = False
         self._log: asyncio.Task[None] | None = None
 
     def begin(self, columns: tuple[Column, ...]) -> Callable[[bytes], None]:
         found = self.lookup.rows[0] if self.lookup.rows else None
         work = self.shape.open(found, columns, self.exchange.codec, self.services.seal)
-        identity = self._run.attendant.identity
-        self.job = job_run(work, self.services, identity.database, identity.backend_pid)
-        return self.job.feed
+        run = self.job = job_run(work, self.services, self._run.attendant.audience)
+        return run.feed
 
     async def work(self) -> bytes | None:
         run = self.job
-        assert run is not None, "begun with the columns"
+        assert isinstance(run, JobRun), "begun with the columns"
         ticking = asyncio.create_task(self.keep_open())
         try:
             await asyncio.wait([self.inner.done])
             self.inner.done.result()
-            return await self._train(run)
+            await run.run()
         finally:
             ticking.cancel()
-            run.discard()
-
-    async def _train(self, run: JobRun) -> bytes | None:
-        try:
-            await run.run(self.exchange.client.write, self.exchange.codec)
-        except ThanoError as problem:
-            await run.failed(problem)
-            raise
-        except asyncio.CancelledError:
-            await asyncio.shield(run.failed(Canceled("canceling statement due to user request")))
-            raise
         self._done = True
         record = run.record()
         return None if record is None else store.gate_register(record)
@@ -235,7 +253,7 @@ class CollectWork(Work):
     def passed(self) -> None:
         """The result is in the catalogue."""
         run = self.job
-        assert run is not None, "the gate opens behind the rows"
+        assert isinstance(run, JobRun), "the gate opens behind the rows"
         row = result_row(self.shape, run.summary(), (), self.exchange.codec)
         columns = messages.row_description(self.shape.result)
         self.exchange.client.write(columns + row + messages.command_complete(self.shape.tag))

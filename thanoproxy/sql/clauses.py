@@ -196,7 +196,8 @@ class Cursor:
         self.at += 1
         digits = sign + token.text.replace("_", "")
         try:
-            return int(digits, 0) if token.kind == "ICONST" else float(digits)
+            # To the lexer a whole number beyond int4 is no integer.
+            return int(digits) if token.text.isdecimal() else int(digits, 0) if token.kind == "ICONST" else float(digits)
         except ValueError:
             return float(digits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.errors import FeatureNotSupported, NullNotAllowed
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
@@ -11,7 +12,7 @@ from thanoproxy.statements.columns import columns_of, image_column, label_column
 from thanoproxy.statements.metrics import Tally
 from thanoproxy.statements.options import IMAGE_COLUMN, LABEL_COLUMN, Chosen, Rule
 from thanoproxy.statements.shapes import Added, Seal, Summarise, Summary
-from thanoproxy.statements.using import BATCH_SIZE, ModelAtWork, Using, check_row, read_clauses
+from thanoproxy.statements.using import BATCH_SIZE, ON_ERROR, ModelAtWork, Using, read_clauses
 from thanoproxy.wire.floats import numbers
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import FLOAT8, INT8, TEXT
@@ -19,8 +20,8 @@ from thanoproxy.workers import jobs
 
 __all__ = ["LATER", "RULES", "parse"]
 
-RULES = {**IMAGE_COLUMN, **LABEL_COLUMN, **BATCH_SIZE, "per_class": Rule("bool"), "confusion_matrix": Rule("bool")}
-LATER = frozenset({"on_error", "cache"})
+RULES = {**IMAGE_COLUMN, **LABEL_COLUMN, **BATCH_SIZE, **ON_ERROR, "per_class": Rule("bool"), "confusion_matrix": Rule("bool")}
+LATER = frozenset({"cache"})
 
 _OVERALL = (Added("metric", TEXT), Added("score", FLOAT8))
 _PER_CLASS = (Added("class", TEXT), *_OVERALL)
@@ -43,6 +44,9 @@ class Evaluate(Using, Summarise):
                 'options "confusion_matrix" and "per_class" exclude each other', position=options.position("confusion_matrix")
             )
 
+    def lookup(self) -> str:
+        return store.used_model(self.model.name, self.model.version)
+
     @property
     def answers(self) -> tuple[Added, ...]:
         return _MATRIX if self.matrix else _PER_CLASS if self.per_class else _OVERALL
@@ -53,7 +57,9 @@ class Evaluate(Using, Summarise):
         return columns_of(self.answers, codec)
 
     def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Summary:
-        return Evaluation(self, self.record(found, seal), inner, codec)
+        record = self.record(found, seal)
+        assert found is not None, "there is a record"
+        return Evaluation(self, record, found[1] or "", inner, codec)
 
 
 class Evaluation(ModelAtWork, Summary):
@@ -61,27 +67,32 @@ class Evaluation(ModelAtWork, Summary):
 
     verb = "Evaluate"
     vector = "probabilities"
+    became_null = "count as NULL images"
 
-    def __init__(self, statement: Evaluate, record: ModelRecord, inner: Sequence[Column], codec: str) -> None:
+    def __init__(self, statement: Evaluate, record: ModelRecord, role: str, inner: Sequence[Column], codec: str) -> None:
         super().__init__(statement, record, inner, codec)
+        self.model, self.version, self.role = record.name, record.version, role
         self.label_column = label_column(inner, codec, statement.options)
         self._statement = statement
         self._tally = Tally(())
-        self._rows = 0
 
     def ready(self, classes: Sequence[str]) -> None:
         self._tally = Tally(classes)
 
     def take(self, label: bytes | None, reply: jobs.Predicted, index: int) -> None:
-        row, self._rows = self._rows, self._rows + 1
         if label is None:
+            row = self._rows
             raise NullNotAllowed(f"the label of row {row + 1} is NULL", hint="Leave such rows out: … WHERE label IS NOT NULL.", row=row)
-        check_row(reply, index)
+        readable = self.is_readable(reply, index)
         best, probabilities = reply.classes[index], reply.vectors[index]
-        if best is None or probabilities is None:
-            self._tally.null_images += 1
-        else:
+        if best is not None and probabilities is not None:
             self._tally.add(label.decode(self._codec, "replace"), best[0], numbers(probabilities))
+        elif readable or self._on_error == "null":
+            self._tally.null_images += 1
+
+    @property
+    def accuracy(self) -> float | None:
+        return self._tally.overall()[0].score
 
     def answer(self) -> Iterator[tuple[object, ...]]:
         if self._statement.matrix:

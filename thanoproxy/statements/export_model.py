@@ -65,17 +65,21 @@ class ExportModel(Collect):
 class Exporting(Transfer):
     """One on its way."""
 
+    kind = "EXPORT"
+    phase = "exporting"
+
     def __init__(self, statement: ExportModel, model: ModelRecord) -> None:
         self.position = statement.position
+        self.model, self.role, self.version = model.name, model.owner, model.version
         self._file = statement.file
-        self._model = model
+        self._artifact = model.artifact
 
     def request(self, job: str) -> jobs.Export:
-        return jobs.Export(job, self._model.artifact, self._file)
+        return jobs.Export(job, self._artifact, self._file)
 
     def record(self, answer: jobs.Exported | jobs.Built) -> None:
         return None
 
     def summary(self, answer: jobs.Exported | jobs.Built) -> tuple[Any, ...]:
         assert isinstance(answer, jobs.Exported), "an Export is answered so"
-        return self._model.name, self._model.version, self._file, answer.size_bytes, answer.sha256
+        return self.model, self.version, self._file, answer.size_bytes, answer.sha256

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thanoproxy.errors import FeatureNotSupported, InvalidOption, SyntaxProblem
+from thanoproxy.errors import FeatureNotSupported, InvalidOption, SyntaxProblem, ThanoError
 from thanoproxy.sql.clauses import Option, Value
 
 __all__ = ["IMAGE_COLUMN", "LABEL_COLUMN", "RESULT_COLUMN", "Chosen", "Rule", "read_options"]
@@ -77,8 +77,8 @@ class Rule:
     def _bounds(self) -> str:
         if self.least is None:
             return ""
-        low = f" above {self.least:g}" if self.above else f" of at least {self.least:g}"
-        return low if self.most is None else f"{low} and at most {self.most:g}"
+        low = f" above {_plain(self.least)}" if self.above else f" of at least {_plain(self.least)}"
+        return low if self.most is None else f"{low} and at most {_plain(self.most)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,13 @@ class Chosen:
 
     def position(self, name: str) -> int | None:
         return self.positions.get(name)
+
+    def blamed(self, problem: ThanoError) -> ThanoError:
+        """A worker's error, which knows of no text, pointing at the option that it is about."""
+        for name, position in self.positions.items():
+            if problem.message.startswith((f"option {name}", f"{name} file ")):
+                return problem.at(position)
+        return problem
 
 
 IMAGE_COLUMN = {"image_col": Rule("text")}
@@ -129,6 +136,10 @@ def _unknown(option: Option, names: Mapping[str, str], later: frozenset[str], st
 
 def _wrong(option: Option, rule: str) -> InvalidOption:
     return InvalidOption(f'option "{option.key}" {rule}, not {_shown(option.value)}', position=option.position)
+
+
+def _plain(number: float) -> str:
+    return f"{number:.0f}" if number == int(number) else f"{number:g}"
 
 
 def _shown(value: Value) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.sql.clauses import InnerQuery
+from thanoproxy.statements.options import Chosen
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
@@ -50,6 +51,7 @@ __all__ = [
     "Training",
     "Transfer",
     "applying",
+    "has_job",
     "inside_out",
 ]
 
@@ -97,6 +99,10 @@ class Applied(ABC):
     def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
         """What the workers are asked for a batch of rows."""
 
+    @abstractmethod
+    def warning(self) -> str | None:
+        """What the client should know of the rows so far, if anything."""
+
 
 class Added(NamedTuple):
     """A column that is added to rows: its name, and the OID of its type (`wire.values.SQL_NAMES`)."""
@@ -114,10 +120,6 @@ class Decoration(Applied):
     @abstractmethod
     def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...] | None:
         """The added fields of the batch's row `index`, in the client's encoding; None leaves the row out.  Raises the row's own failure."""
-
-    @abstractmethod
-    def warning(self) -> str | None:
-        """What the client should know of the rows so far, if anything."""
 
 
 class Decorate(ABC):
@@ -157,9 +159,12 @@ class Decorate(ABC):
 
 
 class Summary(Applied):
-    """Counts what a model makes of rows.  `label_column` is counted as `image_column` is."""
+    """Counts what a model makes of rows, for `role`.  `label_column` is counted as `image_column` is."""
 
     label_column: int
+    model: str
+    version: int
+    role: str
 
     @abstractmethod
     def take(self, label: bytes | None, reply: jobs.Predicted, index: int) -> None:
@@ -168,6 +173,11 @@ class Summary(Applied):
     @abstractmethod
     def answer(self) -> Iterator[tuple[object, ...]]:
         """The values of the rows that answer."""
+
+    @property
+    @abstractmethod
+    def accuracy(self) -> float | None:
+        """The share of right ones among those counted so far."""
 
 
 class Summarise(ABC):
@@ -182,7 +192,7 @@ class Summarise(ABC):
 
     @abstractmethod
     def lookup(self) -> str:
-        """SQL that gives at most one row of one text column, for `open`."""
+        """SQL that gives at most one row, for `open`."""
 
     @abstractmethod
     def columns(self, inner: Sequence[Column], codec: str) -> tuple[Column, ...]:
@@ -200,6 +210,7 @@ class Training(ABC):
     model: str
     role: str
     version: int
+    options: Chosen
     indices: Sequence[int]
 
     @abstractmethod
@@ -220,8 +231,13 @@ class Training(ABC):
 
 
 class Transfer(ABC):
-    """An EXPORT or UPLOAD at work."""
+    """An EXPORT or UPLOAD at work, on that version of a model."""
 
+    kind: str
+    phase: jobs.Phase
+    model: str
+    role: str
+    version: int
     position: int
     """Where the client wrote the file's name."""
 
@@ -401,3 +417,8 @@ def applying(shape: Shape | Hole) -> Iterator[Decorate | Summarise]:
             yield shape.shape
         for hole in shape.holes:
             yield from applying(hole)
+
+
+def has_job(shape: Shape) -> bool:
+    """Whether others may want to see how far it is, and its client to hear of it."""
+    return isinstance(shape, Collect) or any(isinstance(one, Summarise) for one in applying(shape))

@@ -65,11 +65,13 @@ class UploadModel(Collect):
 class Uploading(Transfer):
     """One on its way."""
 
+    kind = "UPLOAD"
+    phase = "uploading"
+
     def __init__(self, statement: UploadModel, owner: str, version: int, seal: Seal) -> None:
         self.position = statement.position
+        self.model, self.role, self.version = statement.name.name, owner, version
         self._statement = statement
-        self._owner = owner
-        self._version = version
         self._seal = seal
 
     def request(self, job: str) -> jobs.Upload:
@@ -86,9 +88,9 @@ class Uploading(Transfer):
         assert isinstance(answer, jobs.Built), "an Upload is answered so"
         return self._seal.sign(
             ModelRecord(
-                name=self._statement.name.name,
-                version=self._version,
-                owner=self._owner,
+                name=self.model,
+                version=self.version,
+                owner=self.role,
                 architecture=answer.architecture,
                 artifact=answer.artifact,
                 classes=tuple(answer.classes),
@@ -96,9 +98,10 @@ class Uploading(Transfer):
                 metrics=dict(answer.metrics),
                 images=answer.images,
                 size_bytes=answer.size_bytes,
+                job=answer.job,
             )
         )
 
     def summary(self, answer: jobs.Exported | jobs.Built) -> tuple[Any, ...]:
         assert isinstance(answer, jobs.Built), "an Upload is answered so"
-        return made(self._statement.name.name, self._version, answer)
+        return made(self.model, self.version, answer)

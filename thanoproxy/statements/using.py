@@ -17,7 +17,7 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import BYTEA, bytea
 from thanoproxy.workers import jobs
 
-__all__ = ["BATCH_SIZE", "COLUMN_RULES", "AddColumns", "ColumnsAtWork", "ModelAtWork", "Using", "check_row", "read_clauses"]
+__all__ = ["BATCH_SIZE", "COLUMN_RULES", "ON_ERROR", "AddColumns", "ColumnsAtWork", "ModelAtWork", "Using", "read_clauses"]
 
 BATCH_SIZE = {"batch_size": Rule("int", least=1, most=65536, auto=True)}
 ON_ERROR = {"on_error": Rule("text", choices=("fail", "null", "skip"))}
@@ -99,9 +99,13 @@ class AddColumns(Using, Decorate):
 
 
 class ModelAtWork(Applied):
-    """One model applied to the rows of one execution; the version is the one found at its start."""
+    """One model applied to the rows of one execution; the version is the one found at its start.
+
+    What becomes of a row whose image cannot be read, `on_error` says; `became_null` is what 'null' makes of it, in words.
+    """
 
     verb: str
+    became_null = "have NULLs"
     vector: jobs.Vector | None = None
     top_k = 1
 
@@ -113,6 +117,9 @@ class ModelAtWork(Applied):
         self._format = inner[index].format
         self._codec = codec
         self._batch_size = statement.options.get("batch_size")
+        self._on_error = statement.options.get("on_error", "fail")
+        self._rows = self._unreadable = 0
+        self._first = ""
 
     def image(self, value: bytes | None) -> jobs.Image:
         if value is None:
@@ -122,44 +129,40 @@ class ModelAtWork(Applied):
     def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
         return jobs.Predict(job, self.artifact, images, top_k=self.top_k, batch_size=self._batch_size, bulk=bulk, vector=self.vector)
 
+    def is_readable(self, reply: jobs.Predicted, index: int) -> bool:
+        """Whether the image of the next row could be read, or is NULL.  Raises the row's failure if `on_error` does not let it pass."""
+        self._rows += 1
+        failure = reply.failures.get(index)
+        if failure is None:
+            return True
+        if self._on_error == "fail" or failure.sqlstate in _NOT_THE_IMAGE:
+            raise ThanoError.from_fields({field: getattr(failure, field) for field in failure.__struct_fields__})
+        self._unreadable += 1
+        self._first = self._first or f"row {self._rows}: {failure.message}"
+        return False
+
+    def warning(self) -> str | None:
+        if not self._unreadable:
+            return None
+        became = "are left out" if self._on_error == "skip" else self.became_null
+        return f"{self._unreadable} of {self._rows} images could not be read, and their rows {became}; the first is that of {self._first}"
+
 
 class ColumnsAtWork(ModelAtWork, Decoration):
-    """One that adds columns; what becomes of a row whose image cannot be read, `on_error` says."""
+    """One that adds columns."""
 
     def __init__(self, statement: AddColumns, record: ModelRecord, inner: Sequence[Column], codec: str) -> None:
         super().__init__(statement, record, inner, codec)
         self.nulls: tuple[None, ...] = (None,) * len(statement.added)
-        self._on_error = statement.options.get("on_error", "fail")
-        self._rows = self._unreadable = 0
-        self._first = ""
 
     @abstractmethod
     def values(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...]:
         """The added fields of a row whose image could be read, or is NULL."""
 
     def fields(self, reply: jobs.Predicted, index: int) -> tuple[bytes | None, ...] | None:
-        self._rows += 1
-        failure = reply.failures.get(index)
-        if failure is None:
+        if self.is_readable(reply, index):
             return self.values(reply, index)
-        if self._on_error == "fail" or failure.sqlstate in _NOT_THE_IMAGE:
-            check_row(reply, index)
-        self._unreadable += 1
-        self._first = self._first or f"row {self._rows}: {failure.message}"
         if self._on_error == "null":
             return self.nulls
         self.left_out += 1
         return None
-
-    def warning(self) -> str | None:
-        if not self._unreadable:
-            return None
-        became = "are left out" if self.left_out else "have NULLs"
-        return f"{self._unreadable} of {self._rows} images could not be read, and their rows {became}; the first is that of {self._first}"
-
-
-def check_row(reply: jobs.Predicted, index: int) -> None:
-    """Raise the failure of the batch's row `index`, if it has one."""
-    failure = reply.failures.get(index)
-    if failure is not None:
-        raise ThanoError.from_fields({field: getattr(failure, field) for field in failure.__struct_fields__})

@@ -308,10 +308,11 @@ def notice(
     sqlstate: str = "00000",
     detail: str | None = None,
     hint: str | None = None,
+    routine: str | None = None,
     encoding: str = "utf-8",
 ) -> bytes:
     fields = {b"S": severity, b"V": severity, b"C": sqlstate, b"M": text}
-    fields |= {code: value for code, value in ((b"D", detail), (b"H", hint)) if value is not None}
+    fields |= {code: value for code, value in ((b"D", detail), (b"H", hint), (b"R", routine)) if value is not None}
     return ErrorFields({code: _text(value, encoding) for code, value in fields.items()}).encode(b"N")
 
 

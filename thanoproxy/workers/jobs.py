@@ -38,6 +38,11 @@ else:
     Image = Any
 
 Tune = Literal["auto", "full", "head"]
+Phase = Literal[
+    "reading", "queued", "loading", "features", "head", "training", "validating", "evaluating", "saving", "exporting", "uploading"
+]
+"""What a job is at, in this order; the first, and those of an EVALUATE, EXPORT or UPLOAD, a front tells by itself."""
+
 Vector = Literal["features", "probabilities"]
 """What a model can say of an image in numbers: the input of its last layer, or the probability of each class."""
 
@@ -185,7 +190,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """How far a BUILD is.  `images_total` counts over all epochs; `epoch` is set on the report that ends one."""
 
     job: str
-    phase: Literal["queued", "loading", "features", "head", "training", "validating", "saving"]
+    phase: Phase
     images_done: int
     images_total: int
     images_per_second: float
