@@ -29,7 +29,7 @@ ENV PATH=/opt/thanoproxy/bin:$PATH PYTHONUNBUFFERED=1 XDG_DATA_HOME=/var/lib
 
 # The dependencies are a layer of their own: several GB that a change of the sources does not build and push again.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=pyproject.toml,target=/src/pyproject.toml \
-    python -c "import tomllib; print(*tomllib.load(open('/src/pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > /tmp/requirements.txt \
+    python -c "import tomllib; p = tomllib.load(open('/src/pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['remote'], sep='\n')" > /tmp/requirements.txt \
  && pip install --disable-pip-version-check --requirement /tmp/requirements.txt \
  && rm /tmp/requirements.txt
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist pip install --disable-pip-version-check --no-deps /dist/*.whl

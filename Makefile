@@ -81,7 +81,7 @@ $(MADE):
 
 $(RUN): pyproject.toml | $(MADE)
 	@echo "installing into $(VENV) (PyTorch with its CUDA libraries is several GB the first time)" >&2
-	@$(PIP) install --editable '.[demo,notebook]'
+	@$(PIP) install --editable '.[demo,notebook,remote]'
 	@touch $@
 
 $(DEV): pyproject.toml $(RUN) | $(MADE)

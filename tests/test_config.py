@@ -70,9 +70,24 @@ def test_one_kind_of_upstream_given_as_a_flag_replaces_the_other(monkeypatch: py
     assert (upstream.url, upstream.embedded) == ("postgresql://h", None)
 
 
+def test_hosts_and_stores_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THANOPROXY_IMAGES__URL_HOSTS", "A.example, *.b.example:8443,*")
+    monkeypatch.setenv("THANOPROXY_IMAGES__PRIVATE_URL_HOSTS", '["minio.lan:9000", "[::1]:9"]')
+    monkeypatch.setenv("THANOPROXY_IMAGES__STORES", '["s3://a", {"url": "az://b/c/d/", "credentials": "keys.toml"}]')
+    images = load().images
+    assert images.url_hosts == ("a.example", "*.b.example:8443", "*")
+    assert images.private_url_hosts == ("minio.lan:9000", "[::1]:9")
+    assert [store.parts for store in images.stores] == [("s3", "a", ""), ("az", "b", "c/d")]
+    assert [store.credentials for store in images.stores] == ["environment", str(tmp_path / "keys.toml")]
+    monkeypatch.setenv("THANOPROXY_IMAGES__STORES", "s3://a,gs://b/c")
+    assert [store.parts for store in load().images.stores] == [("s3", "a", ""), ("gs", "b", "c")]
+
+
 def test_settings_cross_to_another_process() -> None:
-    settings = load(flags={"server": {"port": 9}})
+    settings = load(flags={"server": {"port": 9}, "images": {"stores": ["s3://a/b"], "url_hosts": ["*"]}})
     assert pickle.loads(pickle.dumps(settings)) == settings
+    assert restore(settings.model_dump()) == settings
 
 
 @pytest.mark.parametrize(
@@ -113,6 +128,19 @@ def test_settings_cross_to_another_process() -> None:
             "upstream.url: ssl_min_protocol_version is newer than ssl_max_protocol_version",
         ),
         ("WEIGHTS__DOWNLOAD", "perhaps", "weights.download: "),
+        ("IMAGES__URL_HOSTS", "https://a.example", "images.url_hosts: 'https://a.example' should be a host, "),
+        ("IMAGES__URL_HOSTS", "a.*.example", "images.url_hosts: 'a.*.example' should be a host, "),
+        ("IMAGES__URL_HOSTS", "a.example:0", "images.url_hosts: 'a.example:0' should be a host, "),
+        ("IMAGES__PRIVATE_URL_HOSTS", "*.lan", "images.private_url_hosts: '*.lan' should be a host, "),
+        ("IMAGES__PRIVATE_URL_HOSTS", "*", "images.private_url_hosts: '*' should be a host, "),
+        ("IMAGES__STORES", "ftp://b", "images.stores.0.url: should be s3://bucket, "),
+        ("IMAGES__STORES", "s3://u:geheim@b/x", "images.stores.0.url: should be s3://bucket, "),
+        ("IMAGES__STORES", "s3://b/x,s3://b/x/", "images.stores: two of them have the same url"),
+        ("IMAGES__STORES", '[{"url": "s3://b", "endpoint": "http://u:geheim@h"}]', "images.stores.0.endpoint: should be https://host "),
+        ("IMAGES__STORES", '[{"url": "s3://b", "secret": "geheim"}]', "images.stores.0.secret: there is no such setting"),
+        ("IMAGES__STORES", '[{"url": "geheim', "images.stores: "),
+        ("IMAGES__REMOTE_READS", "0", "images.remote_reads: "),
+        ("IMAGES__REMOTE_TIMEOUT", "0", "images.remote_timeout: "),
         ("CONFIG", "/no/such/file", "cannot read the configuration file /no/such/file: No such file or directory"),
     ],
 )

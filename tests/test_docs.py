@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -20,7 +21,7 @@ from tests.positions import POSITIONS
 from thanoproxy import errors
 from thanoproxy.config import Settings
 from thanoproxy.models.registry import ARCHITECTURES, lookup
-from thanoproxy.statements import build_model, convert, evaluate, fit_model, predict, upload_model
+from thanoproxy.statements import build_model, convert, copy_files, evaluate, fit_model, predict, upload_model
 from thanoproxy.statements.metrics import Tally
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,12 +63,27 @@ def settings_table() -> str:
     for section, field in Settings.model_fields.items():
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
-        rows = [
-            (f"`{section}.{name}`", default_of(section, name), one.description or "") for name, one in field.annotation.model_fields.items()
-        ]
+        fields = field.annotation.model_fields
+        rows = [(f"`{section}.{name}`", default_of(section, name), one.description or "") for name, one in fields.items()]
         title = (field.annotation.__doc__ or "").strip()
         parts.append(f"## [{section}]\n\n{title}\n\n" + table(("setting", "default", "meaning"), rows))
+        parts += [
+            tables_table(f"{section}.{name}", kind) for name, one in fields.items() for kind in get_args(one.annotation) if is_model(kind)
+        ]
     return "\n" + "\n".join(parts) + "\n"
+
+
+def is_model(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def tables_table(name: str, kind: type[BaseModel]) -> str:
+    """Of a setting that is a list of tables."""
+    rows = [
+        (f"`{name}`", "" if one.is_required() or one.default is None else f"`{one.default}`", one.description or "")
+        for name, one in kind.model_fields.items()
+    ]
+    return f"### [[{name}]]\n\n{(kind.__doc__ or '').strip()}\n\n" + table(("name", "default", "meaning"), rows)
 
 
 def default_of(section: str, name: str) -> str:
@@ -127,6 +143,7 @@ def test_tables_agree_with_the_code(name: str) -> None:
         ("CONVERT USING", convert),
         ("EVALUATE USING", evaluate),
         ("UPLOAD MODEL", upload_model),
+        ("COPY … OPTIONS", copy_files),
     ],
 )
 def test_every_option_is_documented(heading: str, statement: ModuleType) -> None:

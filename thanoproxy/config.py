@@ -1,7 +1,8 @@
 """Every setting, with its default, its bounds and what it means.
 
 Flags win over the environment (`THANOPROXY_<SECTION>__<NAME>`), the environment over the TOML file, the file over the defaults.
-Lists of folders are TOML lists; in the environment they are separated as in PATH.  Relative paths count from the working folder.
+Lists are TOML lists; in the environment folders are separated as in PATH, and names by commas.  Relative paths count from the working
+folder.
 A wrong setting is a `ConfigurationError` whose message is one line that names it.
 """
 
@@ -11,14 +12,10 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -28,7 +25,6 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -36,6 +32,8 @@ from pydantic_settings import (
 
 from thanoproxy.address import Address, check_options, parse_url
 from thanoproxy.errors import ConfigurationError
+from thanoproxy.places import Images, Store
+from thanoproxy.section import File, Folder, Folders, Section
 
 __all__ = [
     "Artifacts",
@@ -44,6 +42,7 @@ __all__ = [
     "Images",
     "Server",
     "Settings",
+    "Store",
     "Tls",
     "Upstream",
     "Weights",
@@ -63,25 +62,6 @@ def data_directory() -> Path:
         return Path("/var/lib/thanoproxy")
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "thanoproxy"
-
-
-def _separated(value: object) -> object:
-    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-Folder = Annotated[Path, AfterValidator(_absolute)]
-File = Folder
-Folders = Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_separated)]
-
-
-class Section(BaseModel):
-    """A group of settings; unknown names are refused, so that a typing error does not pass for a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Server(Section):
@@ -190,12 +170,6 @@ class Upstream(Section):
         return self.url
 
 
-class Images(Section):
-    """Where image files may lie."""
-
-    roots: Folders = Field(default=(), description="folders that image paths are looked up in, in this order; no other file is read")
-
-
 class Weights(Section):
     """Where pretrained weights come from."""
 
@@ -204,10 +178,11 @@ class Weights(Section):
 
 
 class Files(Section):
-    """Where files may lie that statements name: models that are exported or uploaded."""
+    """Where files may lie that statements name: models that are exported or uploaded, CSV and parquet files."""
 
     roots: Folders = Field(
-        default=(), description="folders that EXPORT MODEL may write new files in, and UPLOAD MODEL read; any role may use either"
+        default=(),
+        description="folders that EXPORT MODEL may write new files in, and UPLOAD MODEL and COPY … OPTIONS read; any role may",
     )
 
 
@@ -376,7 +351,7 @@ def _one_line(error: ValidationError | SettingsError) -> str:
     first, *more = error.errors(include_url=False, include_context=False)
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     message = first["msg"].removeprefix("Value error, ").replace("Extra inputs are not permitted", "there is no such setting")
-    secret = name in ("settings", "upstream", "upstream.url") or first["type"] == "extra_forbidden"
+    secret = name in ("settings", "upstream", "upstream.url") or name.startswith("images.stores") or first["type"] == "extra_forbidden"
     given = "" if secret else f" (given: {first['input']!r})"
     rest = f"; and {len(more)} more" if more else ""
     return f"{name}: {message[:1].lower()}{message[1:]}{given}{rest}"

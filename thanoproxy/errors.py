@@ -16,6 +16,7 @@ __all__ = [
     "AdminShutdown",
     "AlreadyExists",
     "ArtifactCorrupt",
+    "BadFileFormat",
     "Canceled",
     "ConfigurationError",
     "DataError",
@@ -35,6 +36,7 @@ __all__ = [
     "NoData",
     "NoTransaction",
     "NotInstalled",
+    "NotRepresentable",
     "NullNotAllowed",
     "ProgramLimitExceeded",
     "ProtocolViolation",
@@ -152,6 +154,12 @@ class NullNotAllowed(ThanoError):
     sqlstate = "22004"
 
 
+class NotRepresentable(ThanoError):
+    """22021: a name of a file that is no UTF-8, which no text can hold."""
+
+    sqlstate = "22021"
+
+
 class InvalidOption(ThanoError):
     """22023: an option has the wrong type or lies outside its range."""
 
@@ -162,6 +170,12 @@ class InvalidImage(ThanoError):
     """22P03: bytes that are no image we accept, or one that is damaged."""
 
     sqlstate = "22P03"
+
+
+class BadFileFormat(ThanoError):
+    """22P04: a file with rows that is malformed."""
+
+    sqlstate = "22P04"
 
 
 class InvalidAuthorization(ThanoError):
@@ -291,7 +305,7 @@ class FileUnavailable(ThanoError):
 
 
 class FileFailure(ThanoError):
-    """58030: a file that cannot be written."""
+    """58030: a file that cannot be written, or an image that does not arrive."""
 
     sqlstate = "58030"
 
@@ -309,7 +323,7 @@ class ConfigurationError(ThanoError):
 
 
 class NoData(ThanoError):
-    """P0002: the inner query gave no rows where some are needed."""
+    """P0002: the inner query gave no rows where some are needed, or a directory no images."""
 
     sqlstate = "P0002"
 

@@ -22,7 +22,7 @@ from thanoproxy.catalog.saved import SavedViews
 from thanoproxy.catalog.seal import open_seal
 from thanoproxy.catalog.service import Service
 from thanoproxy.catalog.sweeper import Sweeper
-from thanoproxy.config import Settings
+from thanoproxy.config import Images, Settings, Store
 from thanoproxy.errors import AdminShutdown, ConfigurationError, UpstreamUnavailable
 from thanoproxy.session.door import Refused, greet, refusal
 from thanoproxy.session.leg import Farewells, Leg
@@ -40,8 +40,9 @@ from thanoproxy.wire.startup import Cancel, Startup
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.reading import FileReader
 from thanoproxy.workers.scratch import Scratch, remove_abandoned
-from thanoproxy.workers.settings import WorkerSettings
+from thanoproxy.workers.settings import RemoteSettings, StoreSettings, WorkerSettings
 
 __all__ = ["Server", "Shared", "worker_settings"]
 
@@ -108,7 +109,13 @@ class Server:
         self._spool = Scratch(self._folder)
         await self.pool.start()
         self._services = Services(
-            self.pool, Seal(seal.sign, seal.verify), self._log, Path(self._spool.path), self._names_of, self._views.backend_is_gone
+            self.pool,
+            Seal(seal.sign, seal.verify),
+            self._log,
+            Path(self._spool.path),
+            self._names_of,
+            self._views.backend_is_gone,
+            FileReader(tuple(map(str, self.settings.images.roots)), tuple(map(str, self.settings.files.roots))),
         )
         if self._database:
             await self._log.start(self._database)
@@ -300,10 +307,28 @@ def make_pool(settings: Settings) -> Pool:
     return InlinePool(told) if settings.workers.pool == "inline" else LocalPool(told)
 
 
+def remote_settings(images: Images) -> RemoteSettings:
+    return RemoteSettings(
+        url_hosts=images.url_hosts,
+        private_url_hosts=images.private_url_hosts,
+        stores=tuple(map(_store_settings, images.stores)),
+        ca=None if images.ca is None else str(images.ca),
+        timeout=images.remote_timeout,
+        reads=images.remote_reads,
+    )
+
+
+def _store_settings(store: Store) -> StoreSettings:
+    scheme, bucket, prefix = store.parts
+    more = store.model_dump(exclude={"url"})
+    return StoreSettings(scheme=scheme, bucket=bucket, prefix=prefix, **more)
+
+
 def worker_settings(settings: Settings) -> WorkerSettings:
     return WorkerSettings(
         artifacts_url=settings.artifacts.url,
         image_roots=tuple(map(str, settings.images.roots)),
+        remote_images=remote_settings(settings.images),
         weights_roots=tuple(map(str, settings.weights.roots)),
         file_roots=tuple(map(str, settings.files.roots)),
         allow_download=settings.weights.download,

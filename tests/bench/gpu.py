@@ -265,13 +265,13 @@ def forward(bench: Bench, artifact: str, mode: str | None) -> dict[str, object]:
 def _as_torchvision_makes_it(bench: Bench, artifact: str, model: Model) -> Model:
     manifest = bench.store.manifest(artifact)
     network: nn.Module = model.architecture.make(len(manifest.classes), pretrained=True)
-    network.eval().to(bench.device.device, bench.device.predict_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval().to(bench.device.device, model.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = model.architecture.head(network)
-    return Model(network, head, "plain", model.architecture, model.classes, model.preprocessing, bench.device, 0)
+    return Model(network, head, "plain", model.architecture, model.classes, model.preprocessing, bench.device, 0, 1.0, model.dtype)
 
 
 def _features(model: Model, pixels: torch.Tensor) -> torch.Tensor:
-    return model.features(normalize(pixels, model.preprocessing, model.device.predict_dtype))
+    return model.features(normalize(pixels, model.preprocessing, model.dtype))
 
 
 def _rate(bench: Bench, model: Model, pixels: torch.Tensor, work: Callable[[], object]) -> float:

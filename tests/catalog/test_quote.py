@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.databases import Database
-from thanoproxy.catalog.quote import ascii_json, copy_line, literal
+from thanoproxy.catalog.quote import ascii_json, copy_line, identifier, literal
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
@@ -23,6 +23,19 @@ def test_a_literal_is_its_text_in_every_session(
     connection = connect(module_database.url)
     connection.execute(f"SET standard_conforming_strings = {setting}; SET backslash_quote = off")
     assert connection.execute(f"SELECT {literal(text)}").fetchone() == (text,)
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+@pytest.mark.parametrize("name", ["a", 'A "b"', "größe", "猫\\😀", "a\\0041", "\\", "a'b\n", "é" * 31])
+def test_an_identifier_is_its_name_in_every_session(
+    module_database: Database, connect: Callable[..., psycopg.Connection], setting: str, name: str
+) -> None:
+    connection = connect(module_database.url, client_encoding="latin1")
+    connection.execute(f"SET standard_conforming_strings = {setting}")
+    assert identifier(name).isascii()
+    connection.execute(f"CREATE TEMP TABLE t AS SELECT 1 AS {identifier(name)}")
+    found = connection.execute("SELECT convert_to(attname, 'UTF8') FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum = 1")
+    assert found.fetchone() == (name.encode(),)
 
 
 def test_a_literal_is_ascii_and_has_no_nul() -> None:

@@ -99,6 +99,27 @@ class TestOrdinarySQL:
             assert await asyncio.gather(*(pool.fetchval("SELECT $1::int", i) for i in range(20))) == list(range(20))
 
 
+class TestFiles:
+    async def test_a_table_of_photos(self, connection: asyncpg.Connection) -> None:
+        assert await connection.execute("COPY pg_temp.photos OPTIONS () FROM 'red'") == "COPY 12"
+        assert await connection.fetch("COPY photos OPTIONS (if_exists='append') FROM 'blue'") == []
+        prepared = await connection.prepare("COPY photos OPTIONS (if_exists='replace') FROM '.'")
+        assert prepared.get_attributes() == ()
+        assert await prepared.fetch() == []
+        assert prepared.get_statusmsg() == "COPY 24"
+        assert await connection.fetchval("SELECT count(*) FROM photos") == 24
+
+    async def test_a_name_that_is_taken(self, connection: asyncpg.Connection) -> None:
+        with pytest.raises(asyncpg.DuplicateTableError) as caught:
+            await connection.fetch("COPY pictures OPTIONS () FROM 'red'")
+        assert caught.value.position == "6"
+        async with connection.transaction():
+            with pytest.raises(asyncpg.UndefinedFileError):
+                async with connection.transaction():
+                    await connection.execute("COPY photos OPTIONS () FROM 'nothing'")
+            assert await connection.fetchval("SELECT to_regclass('photos')") is None
+
+
 class TestModels:
     async def test_build_tells_its_progress(self, connection: asyncpg.Connection) -> None:
         notices: list[str] = []

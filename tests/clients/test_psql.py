@@ -120,6 +120,28 @@ class TestOrdinarySQL:
         assert lines(psql(script)) == ["3", "1", "2"]
 
 
+class TestFiles:
+    def test_a_table_of_photos(self, psql: Psql) -> None:
+        done = psql(
+            "COPY by_psql OPTIONS (if_exists='replace') FROM 'red';\nSELECT count(*), min(image) FROM by_psql;\nDROP TABLE by_psql;"
+        )
+        assert lines(done) == ["12|red/0.png"]
+        assert not done.stderr
+
+    def test_the_command_tag(self, psql: Psql) -> None:
+        done = psql("\\set QUIET off\nCOPY pg_temp.t OPTIONS () FROM 'red'; COPY pg_temp.t FROM STDIN;\nx\ty\n\\.\nTABLE nothing;\n")
+        assert lines(done) == ["COPY 12", "COPY 1"]
+
+    def test_where_it_went_wrong(self, psql: Psql) -> None:
+        done = psql("", "--command", "SELECT 1; COPY t OPTIONS () FROM 'nothing'")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[:3] == [
+            'ERROR:  directory or file "nothing" is not available',
+            "LINE 1: SELECT 1; COPY t OPTIONS () FROM 'nothing'",
+            "                                         ^",
+        ]
+
+
 class TestModels:
     def test_build_tells_its_progress(self, psql: Psql) -> None:
         done = psql(build("by_psql") + ";\n\\pset tuples_only off\nDROP MODEL by_psql;\nLIST MODEL;")

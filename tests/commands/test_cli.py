@@ -152,9 +152,10 @@ def test_check_that_finds_problems_ends_1(empty_database: Database, tmp_path: Pa
     done = thanoproxy(
         "check", "--upstream", empty_database.url, "--image-root", "/no/such",
         THANOPROXY_ARTIFACTS__URL=(tmp_path / "file" / "x").as_uri(), THANOPROXY_WORKERS__DEVICES="cuda:77",
-        THANOPROXY_TLS__MODE="require", THANOPROXY_TLS__CERTIFICATE="/no/such.crt",
+        THANOPROXY_TLS__MODE="require", THANOPROXY_TLS__CERTIFICATE="/no/such.crt", THANOPROXY_IMAGES__URL_HOSTS="localhost",
     )  # fmt: skip
     assert done.returncode == 1
+    assert "FAIL  images      images.url_hosts: localhost has an address that may not be used" in done.stdout
     failed = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("FAIL")}
     assert set(failed) == {"schema", "images", "artifacts", "devices", "tls"}
     assert "tls.certificate: cannot use /no/such.crt: No such file" in failed["tls"]

@@ -16,6 +16,7 @@ from thanoproxy.engine.inference import predict
 from thanoproxy.engine.model import load_model
 from thanoproxy.engine.pixels import read_cropped
 from thanoproxy.errors import FileUnavailable, InvalidOption, UndefinedObject
+from thanoproxy.images.loader import finish
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.workers import jobs
 
@@ -24,7 +25,7 @@ RunBuild = Callable[..., tuple[jobs.Built, list[jobs.Progress]]]
 
 def accuracy(built: jobs.Built, workshop: Workshop, rows: Rows) -> float:
     model = load_model(workshop.store, built.artifact, workshop.device)
-    pixels = torch.stack([read_cropped(workshop.sources, image, 0, model.preprocessing) for image, _ in rows if image is not None])
+    pixels = torch.stack([finish(read_cropped(workshop.sources, image, 0, model.preprocessing)) for image, _ in rows if image is not None])
     found = [model.classes[ranking.classes[0]] for ranking in predict(model, pixels, 1)]
     return sum(one == label for one, (_, label) in zip(found, rows, strict=True)) / len(rows)
 

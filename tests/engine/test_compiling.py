@@ -20,7 +20,7 @@ from thanoproxy.models.mobilenet import V2
 from thanoproxy.models.preprocessing import Preprocessing, normalize
 
 # As on CUDA: another number format than on CPUs, so without their rewrites.  Dynamo is the real one, and what it gives is run as it is.
-DEVICE = replace(choose("cpu"), predict_dtype=torch.bfloat16, predict_batch=8)
+DEVICE = replace(choose("cpu"), halves=True, predict_batch=8)
 PIXELS = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 PREPROCESSING = Preprocessing(resize=32, crop=32)
 
@@ -49,7 +49,7 @@ def compiler(request: pytest.FixtureRequest) -> Iterator[Compiler]:
 
 @torch.inference_mode()
 def plain(model: Model, pixels: torch.Tensor) -> torch.Tensor:
-    return model.features(normalize(pixels, model.preprocessing, DEVICE.predict_dtype))
+    return model.features(normalize(pixels, model.preprocessing, model.dtype))
 
 
 def until_compiled(compiler: Compiler, model: Model) -> torch.Tensor:

@@ -151,6 +151,12 @@ def test_sessions_are_spread_over_the_fronts_and_share_workers_and_models(two: R
     assert len(two.workers) == 1
 
 
+def test_each_front_reads_files(two: Running) -> None:
+    with ExitStack() as stack:
+        for connection in two.one_at_each(stack).values():
+            assert connection.execute("COPY pg_temp.photos OPTIONS () FROM '.'").statusmessage == "COPY 24"
+
+
 def test_a_job_at_one_front_is_seen_and_left_alone_at_the_other(two: Running) -> None:
     with ExitStack() as stack, RawClient(two.url) as raw:
         raw.send(query(LONG))

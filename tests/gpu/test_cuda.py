@@ -176,7 +176,7 @@ def test_a_compiled_network_agrees_and_is_used_for_other_models(model: Model, st
             for count in (32, 20, 9, 3):
                 found = compiler.features(one, pixels[:count])
                 assert found is not None
-                wanted = one.features(normalize(pixels[:count], one.preprocessing, device.predict_dtype))
+                wanted = one.features(normalize(pixels[:count], one.preprocessing, one.dtype))
                 assert difference(found, wanted) < 0.05
 
 
@@ -226,7 +226,8 @@ def test_a_worker_whose_device_is_lost_is_replaced(settings: WorkerSettings, art
     monkeypatch.setenv("PYTHONPATH", f"{DEADLY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
     async def run() -> None:
-        pool = LocalPool(settings)
+        # Threads: the image has to be read in the process that it is to kill.
+        pool = LocalPool(msgspec.structs.replace(settings, decoders="threads"))
         await pool.start()
         try:
             good = jobs.Predict("good", artifact, ["0.png", "1.png"])
@@ -247,7 +248,7 @@ def test_a_worker_whose_device_is_lost_is_replaced(settings: WorkerSettings, art
 
 
 def test_every_architecture_agrees_with_itself_on_a_cpu(store: ArtifactStore, device: Device) -> None:
-    """bf16, channels last and the rewrites for CUDA, against float32 and those for CPUs: EfficientNetV2's many layers add up to 14 %."""
+    """Sixteen bits, channels last and the rewrites for CUDA, against float32 and those for CPUs."""
     pixels = torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     for name in registry.names():
         architecture = registry.lookup(name).load()
@@ -261,5 +262,5 @@ def test_every_architecture_agrees_with_itself_on_a_cpu(store: ArtifactStore, de
         for where in (device, choose("cpu")):
             one = load_model(store, saved.id, where)
             with torch.inference_mode():
-                features.append(one.features(normalize(pixels.to(where.device), one.preprocessing, where.predict_dtype)).float().cpu())
-        assert difference(*features) < 0.3, name
+                features.append(one.features(normalize(pixels.to(where.device), one.preprocessing, one.dtype)).float().cpu())
+        assert difference(*features) < 0.05, name

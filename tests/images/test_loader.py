@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 
 import pytest
 
-from thanoproxy.images.loader import LoaderThreads, ordered
+from thanoproxy.images.loader import Begin, LoaderThreads, Steps, finish, ordered
 
 
 @pytest.fixture
@@ -66,3 +67,77 @@ def test_every_thread_has_started_before_any_work() -> None:
     assert sorted(thread.name for thread in threads) == ["loader-0", "loader-1", "loader-2", "loader-3"]
     loader.close()
     assert not any(thread.is_alive() for thread in threads)
+
+
+# Work that waits.
+
+
+def waits(begin: Begin, seen: list[str]) -> Steps[str]:
+    """What it waits for, in capitals; an error of that as its text."""
+    try:
+        found: str = yield begin
+    except ValueError as error:
+        return f"failed: {error}"
+    except GeneratorExit:
+        seen.append("abandoned")
+        raise
+    return found.upper()
+
+
+def test_work_that_waits_keeps_no_thread(threads: LoaderThreads) -> None:
+    arriving: list[Future[str]] = [Future() for _ in range(20)]
+    results = [threads.submit(partial(waits, lambda _, future=future: future, [])) for future in arriving]
+    assert threads.submit(lambda: "at once").result(timeout=5) == "at once"
+    assert not any(result.done() for result in results)
+    for number, future in enumerate(arriving):
+        future.set_result(f"x{number}")
+    assert [result.result(timeout=5) for result in results] == [f"X{number}" for number in range(20)]
+
+
+def test_what_goes_wrong_elsewhere_is_raised_where_it_is_waited_for(threads: LoaderThreads) -> None:
+    arriving: Future[str] = Future()
+    arriving.set_exception(ValueError("no"))
+    assert threads.submit(partial(waits, lambda _: arriving, [])).result(timeout=5) == "failed: no"
+
+    def refuse(_: int) -> Future[str]:
+        raise ValueError("not even begun")
+
+    assert threads.submit(partial(waits, refuse, [])).result(timeout=5) == "failed: not even begun"
+
+
+def test_what_is_waited_for_has_the_priority_of_the_work(threads: LoaderThreads) -> None:
+    def begin(priority: int) -> Future[str]:
+        arriving: Future[str] = Future()
+        arriving.set_result(f"p{priority}")
+        return arriving
+
+    assert [threads.submit(partial(waits, begin, []), priority).result(timeout=5) for priority in (0, 2)] == ["P0", "P2"]
+
+
+def test_to_cancel_abandons_what_is_waited_for(threads: LoaderThreads) -> None:
+    arriving: Future[str] = Future()
+    begun, seen = threading.Event(), list[str]()
+
+    def begin(_: int) -> Future[str]:
+        begun.set()
+        return arriving
+
+    result = threads.submit(partial(waits, begin, seen))
+    assert begun.wait(5)
+    time.sleep(0.02)
+    assert result.cancel()
+    assert arriving.cancelled()
+    assert threads.submit(lambda: 1).result(timeout=5) == 1
+    deadline = time.monotonic() + 5
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert seen == ["abandoned"]
+
+
+def test_steps_on_this_thread() -> None:
+    arriving: Future[str] = Future()
+    arriving.set_result("x")
+    assert finish(waits(lambda _: arriving, [])) == "X"
+    failing: Future[str] = Future()
+    failing.set_exception(ValueError("no"))
+    assert finish(waits(lambda _: failing, [])) == "failed: no"

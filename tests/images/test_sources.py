@@ -195,7 +195,7 @@ def test_files_beyond_the_limit_are_refused_unread(root: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["https://example.com/1.png", "s3://bucket/1.png", "file://host/1.png"])
-def test_other_urls_are_not_read_yet(root: Path, url: str) -> None:
+def test_no_other_url_is_read_unless_it_is_configured(root: Path, url: str) -> None:
     with pytest.raises(FeatureNotSupported, match="cannot be read from"):
         read(root, url)
 

@@ -83,8 +83,6 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
     ("FIT MODEL better USING colours AS SELECT image, 'x' AS label FROM pictures", "22000", None, "have the same label", "two classes"),
     ("FIT MODEL better USING colours AS PREDICT USING colours AS TABLE pictures", "0A000", "PREDICT", "inside the query of", None),
     ("FIT better USING colours MODEL", "42601", "better", "expected MODEL", "Write FIT MODEL name USING model"),
-    ("COPY pictures OPTIONS (if_exists='append') FROM 'folder'", "0A000", "COPY", "COPY … OPTIONS is not supported yet", None),
-    ("COPY public.pictures OPTIONS (if_exists='append') FROM 'folder'", "0A000", "COPY", "COPY … OPTIONS is not supported yet", None),
 ]
 
 

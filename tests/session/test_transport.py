@@ -222,3 +222,29 @@ def test_a_loop_that_ends_first_takes_nothing_down(kind: Any) -> None:
             uvloop.run(leave())
         except (OSError, RuntimeError) as problem:
             assert "busy" in str(problem).lower()  # noqa: PT017 - libuv says that something is still watched
+
+
+async def test_the_end_of_a_long_stream_does_not_wait_for_more(kind: Any, pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, peer = pair
+    marks = set()
+
+    class Looking(Heard):
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            marks.add(ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT))
+
+    loop, protocol = asyncio.get_running_loop(), Looking()
+    transport = open_transport(kind, ours, protocol)
+    sent = random.Random(3).randbytes(1 << 20) * 64
+    peer.setblocking(True)
+    await asyncio.to_thread(peer.sendall, sent)
+    began = loop.time()
+    await soon(lambda: len(protocol.data) == len(sent))
+    assert loop.time() - began < 0.5
+    await soon(lambda: ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1)
+    peer.send(b"!")
+    await soon(lambda: protocol.data.endswith(b"!"))
+    assert protocol.data == sent + b"!"
+    assert marks == ({1, 65536} if kind.__name__ == "PolledTransport" else {1}), "woken for each piece, or for many at once"
+    transport.abort()
+    await protocol.lost

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-__all__ = ["ascii_json", "copy_line", "literal"]
+__all__ = ["ascii_json", "copy_line", "identifier", "literal"]
 
 _UNSAFE = re.compile(r"[^ -~]|['\\]")
 
@@ -28,6 +28,15 @@ def _escaped(match: re.Match[str]) -> str:
         return "\\\\"
     code = ord(character) or 0xFFFD
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def identifier(name: str) -> str:
+    """`name` as a delimited identifier (sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS)."""
+    quoted = name.replace('"', '""').replace("\0", "\ufffd")
+    if name.isascii():
+        return f'"{quoted}"'
+    escaped = quoted.replace("\\", "\\\\")
+    return 'U&"' + "".join(c if c.isascii() else f"\\+{ord(c):06x}" for c in escaped) + '"'
 
 
 def ascii_json(text: str) -> str:

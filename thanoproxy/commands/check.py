@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from thanoproxy.catalog.connection import connect, stranger
@@ -24,17 +25,22 @@ from thanoproxy.commands.upstream import folder_problem
 from thanoproxy.config import Settings
 from thanoproxy.embedded import EmbeddedPostgres
 from thanoproxy.errors import ThanoError
+from thanoproxy.server import remote_settings
 
 HELP = "say whether everything is there that serve needs"
 
 # Run in a process of its own: torch takes seconds to load, and what it does to a driver is best done elsewhere.
 PROBE = """
 import json, os, sys, torch
+import msgspec
 from thanoproxy.engine.device import choose
 from thanoproxy.errors import ThanoError
+from thanoproxy.images.examine import examine
+from thanoproxy.images.settings import RemoteSettings
 from thanoproxy.models import registry
-devices, roots, threads = json.loads(sys.argv[1])
+devices, roots, threads, remote = json.loads(sys.argv[1])
 found = {"torch": torch.__version__, "devices": [], "problems": [], "weights": {}}
+found["images"] = examine(msgspec.convert(remote, RemoteSettings))
 for name in devices:
     try:
         device = choose(name, threads).device
@@ -126,7 +132,7 @@ def examine_folders(settings: Settings) -> Iterator[Finding]:
         for root in roots:
             problem = folder_problem(root)
             yield ok(name, str(root)) if problem is None else fail(name, f"{name}.roots: {root} {problem}")
-    if not settings.images.roots:
+    if not (settings.images.roots or settings.images.url_hosts or settings.images.private_url_hosts or settings.images.stores):
         yield note("images", "images.roots is empty: only images in bytea columns can be used")
     yield examine_artifacts(settings.artifacts.folder)
 
@@ -149,6 +155,7 @@ def examine_workers(settings: Settings) -> Iterator[Finding]:
         settings.workers.devices.split(","),
         [str(root) for root in settings.weights.roots],
         settings.workers.threads or None,
+        msgspec.to_builtins(remote_settings(settings.images)),
     ]
     try:
         asked = subprocess.run(
@@ -162,6 +169,8 @@ def examine_workers(settings: Settings) -> Iterator[Finding]:
 
 
 def describe_workers(found: dict[str, Any]) -> Iterator[Finding]:
+    for verdict, text in found["images"]:
+        yield Finding(verdict, "images", text)
     for problem in found["problems"]:
         yield fail("devices", f"workers.devices: {problem}")
     for device in found["devices"]:

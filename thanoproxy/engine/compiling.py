@@ -140,7 +140,7 @@ class Compiler:
                 if self._closing or network.failed:
                     return
                 batch = pixels[torch.arange(size, device=pixels.device) % len(pixels)]
-                wanted = model.features(normalize(batch, model.preprocessing, self._device.predict_dtype)).clone()
+                wanted = model.features(normalize(batch, model.preprocessing, model.dtype)).clone()
                 check = _Check(wanted, _exact(model, batch))
                 check(function(batch), "compiled")
                 recorded = self._record(function, batch)
@@ -187,7 +187,7 @@ class _Vessel(nn.Module):
         self.network = copy.deepcopy(model.network)
         self.weights = _weights_of(model, self.network)
         self._features = model.architecture.features
-        self._dtype = model.device.predict_dtype
+        self._dtype = model.dtype
         preprocessing = model.preprocessing
         self._raw = (preprocessing.mean, preprocessing.std) == (RAW.mean, RAW.std)
         # Tensors, not numbers: what is recorded cannot fetch them from the CPU.
@@ -252,7 +252,7 @@ class _Check:
 def _exact(model: Model, pixels: torch.Tensor) -> torch.Tensor:
     """The features in float32, of a few images at a time: activations are twice as large there."""
     network = copy.deepcopy(model.network).float()
-    parts = pixels.split(EXACT_BATCH)
+    parts = [pixels[at : at + EXACT_BATCH] for at in range(0, len(pixels), EXACT_BATCH)]
     return torch.cat([model.architecture.features(network, normalize(part, model.preprocessing, torch.float32)) for part in parts])
 
 

@@ -20,7 +20,7 @@ import torch
 from thanoproxy.engine.pixels import digest, random_crop, read_encoded, read_scaled
 from thanoproxy.errors import DataError, NoData
 from thanoproxy.images import Sources
-from thanoproxy.images.loader import LoaderThreads, ordered
+from thanoproxy.images.loader import LoaderThreads, Steps, ordered
 from thanoproxy.models.preprocessing import Preprocessing, center_crop
 from thanoproxy.workers.spool import Spool
 
@@ -109,11 +109,11 @@ class Dataset:
                 labels = torch.from_numpy(np.asarray(self.labels)[rows].astype(np.int64))
                 yield Batch(list(rows), pixels, labels)
 
-    def _load(self, row: int, augment: Augment | None) -> torch.Tensor:
+    def _load(self, row: int, augment: Augment | None) -> Steps[torch.Tensor]:
         scaled = self._cache.get(row)
         if scaled is None:
             image = self._spool.row(row).image
-            encoded = read_encoded(self._sources, image, row)
+            encoded = yield from read_encoded(self._sources, image, row)
             self._digests[row] = np.frombuffer(digest(encoded), np.uint8)
             scaled = read_scaled(encoded, image, row, self.preprocessing)
             self._cache.put(row, scaled)

@@ -17,12 +17,13 @@ __all__ = ["Device", "choose", "cores", "is_out_of_memory"]
 class Device:
     """A torch device with the number formats that suit it.
 
+    `halves` says that it predicts in 16 bits, in the architecture's format.
     `predict_batch` is the most images predicted at once when nobody has said otherwise; `threads` is how many cores torch may use.
     `depth` is how many batches are on their way at once: on CUDA one computes while the next one is brought there.
     """
 
     device: torch.device
-    predict_dtype: torch.dtype
+    halves: bool
     predict_batch: int
     threads: int
     depth: int = 1
@@ -85,14 +86,14 @@ def choose(name: str = "auto", threads: int | None = None) -> Device:
     if name == "cpu":
         # bf16 is emulated on CPUs without AMX, and slower than fp32.  A larger batch is no faster there, and makes others
         # wait longer.
-        return Device(torch.device("cpu"), torch.float32, 16, threads)
+        return Device(torch.device("cpu"), False, 16, threads)
     device = torch.device(name)
     index = device.index or 0
     if device.type != "cuda" or not torch.cuda.is_available() or index >= torch.cuda.device_count():
         raise ConfigurationError(f"there is no device {name!r}", hint="Use 'auto', 'cpu' or 'cuda:0'.")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    return Device(torch.device("cuda", index), torch.bfloat16, 256, threads, depth=2)
+    return Device(torch.device("cuda", index), True, 256, threads, depth=2)
 
 
 def cores() -> int:

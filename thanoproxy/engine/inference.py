@@ -63,7 +63,7 @@ class Predictor:
                 compiled = None if self._compiler is None else self._compiler.features(model, pixels)
                 if compiled is not None:
                     return compiled
-                return model.features(normalize(pixels, model.preprocessing, self._device.predict_dtype))
+                return model.features(normalize(pixels, model.preprocessing, model.dtype))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ class Model:
     device: Device
     size_bytes: int
     temperature: float = 1.0
+    dtype: torch.dtype = torch.float32
+    """What the network computes in; the head always does in float32, where classes that are nearly alike are told apart."""
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the last layer sees of (n, 3, h, w) images: (n, features)."""
@@ -49,8 +52,8 @@ class Model:
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
         """What the last layer makes of them, calibrated: float32 (n, classes), not yet probabilities."""
-        scores: torch.Tensor = self.head(features)
-        return scores.float() / self.temperature
+        scores: torch.Tensor = self.head(features.float())
+        return scores / self.temperature
 
     @property
     def head_bytes(self) -> int:
@@ -106,9 +109,12 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
     backbone = identify_backbone(architecture, preprocessing, tensors)
-    network, preprocessing = rewritten(network, preprocessing, device)
+    dtype = architecture.half if device.halves else torch.float32
     head = architecture.head(network)
-    return Model(network, head, backbone, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature)
+    if dtype != torch.float32:
+        head = copy.deepcopy(head).requires_grad_(False).to(device.device)  # of the network's own nothing but rounding would be left
+    network, preprocessing = rewritten(network, preprocessing, device, dtype)
+    return Model(network, head, backbone, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature, dtype)
 
 
 def identify_backbone(architecture: Architecture, preprocessing: Preprocessing, tensors: Mapping[str, torch.Tensor]) -> str:

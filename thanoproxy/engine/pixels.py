@@ -13,6 +13,7 @@ from torch.nn import functional
 from thanoproxy.errors import InvalidImage, NullNotAllowed, ThanoError
 from thanoproxy.images import Sources
 from thanoproxy.images.decode import decode
+from thanoproxy.images.loader import Steps
 from thanoproxy.images.source import shown
 from thanoproxy.models.preprocessing import Preprocessing, center_crop, scale
 
@@ -37,12 +38,12 @@ def decode_elsewhere(decoder: Decoder) -> None:
     _thread.decoder = decoder
 
 
-def read_encoded(sources: Sources, image: str | bytes | None, row: int) -> bytes:
+def read_encoded(sources: Sources, image: str | bytes | None, row: int) -> Steps[bytes]:
     """The encoded bytes of `image`, which is row `row`; errors say so.  Raises `NullNotAllowed` for None."""
     if image is None:
         raise NullNotAllowed(f"the image of row {row + 1} is NULL", row=row)
     try:
-        return sources.read(image)
+        return (yield from sources.load(image))
     except ThanoError as error:
         error.row = row
         raise
@@ -63,12 +64,13 @@ def decode_scaled(encoded: bytes, preprocessing: Preprocessing) -> torch.Tensor:
     return scale(decode(encoded), preprocessing)
 
 
-def read_cropped(sources: Sources, image: str | bytes, row: int, preprocessing: Preprocessing) -> torch.Tensor:
+def read_cropped(sources: Sources, image: str | bytes, row: int, preprocessing: Preprocessing) -> Steps[torch.Tensor]:
     """All of it, for prediction: uint8 (3, crop, crop)."""
     decoder: Decoder | None = getattr(_thread, "decoder", None)
-    if decoder is not None:
+    if decoder is not None and not sources.distant(image):
         return decoder.cropped(image, row, preprocessing)
-    return center_crop(read_scaled(read_encoded(sources, image, row), image, row, preprocessing), preprocessing)
+    encoded = yield from read_encoded(sources, image, row)
+    return center_crop(read_scaled(encoded, image, row, preprocessing), preprocessing)
 
 
 def digest(encoded: bytes) -> bytes:

@@ -30,13 +30,15 @@ __all__ = ["fold_batch_norm", "fold_layer_scale", "fold_normalization", "fuse", 
 log = logging.getLogger(__name__)
 
 
-def rewritten(network: nn.Module, preprocessing: Preprocessing, device: Device) -> tuple[nn.Module, Preprocessing]:
-    """`network`, which is changed, on `device` and as fast as it gets there; and how its images are to be prepared from now on."""
+def rewritten(
+    network: nn.Module, preprocessing: Preprocessing, device: Device, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, Preprocessing]:
+    """`network`, which is changed, on `device` in `dtype`, as fast as it gets; and how its images are to be prepared from now on."""
     network = fold_layer_scale(fold_batch_norm(network.eval())).requires_grad_(False)
     if device.device.type == "cpu":
         preprocessing = fold_normalization(network, preprocessing)
-    network.to(device.device, device.predict_dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.device.type == "cpu" and device.predict_dtype == torch.float32 and has_fusion():
+    network.to(device.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.device.type == "cpu" and dtype == torch.float32 and has_fusion():
         network = fuse(network)
     return network, preprocessing
 

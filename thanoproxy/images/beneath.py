@@ -15,10 +15,11 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from thanoproxy.errors import WorkerFailure
 
-__all__ = ["NotBeneath", "Roots", "TooLarge"]
+__all__ = ["Found", "NotBeneath", "Roots", "TooLarge", "open_folder"]
 
 MAX_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 
@@ -36,6 +37,14 @@ class TooLarge(Exception):
     """The file has more bytes than the caller wants."""
 
 
+class Found(NamedTuple):
+    """A descriptor, which whoever asked closes, whether it is a folder's, and the name that leads there from now on."""
+
+    descriptor: int
+    folder: bool
+    name: str
+
+
 class Roots:
     """Folders that files may be opened in.  A root that does not exist holds nothing."""
 
@@ -51,7 +60,29 @@ class Roots:
         A relative name is looked up below each root in turn; an absolute one below the roots it lies in by its text.
         Raises `NotBeneath`; `WorkerFailure` where this process has run out of descriptors.
         """
-        return self._first(name, folder=False)
+        return self._first(name, folder=False)[0]
+
+    def find(self, name: str) -> Found:
+        """The folder or regular file `name`; an absolute name becomes relative to its root, where that means the same.  Raises as `open`
+        does."""
+        try:
+            as_folder = f"{name.rstrip('/')}/" if name else ""
+            descriptor, root = self._first(as_folder, folder=True)
+            return Found(descriptor, True, self._short(as_folder, root, folder=True))
+        except NotBeneath:
+            descriptor, root = self._first(name, folder=False)
+            return Found(descriptor, False, self._short(name, root, folder=False))
+
+    def _short(self, name: str, root: _Root, *, folder: bool) -> str:
+        inside = root.relative(name)
+        if name.startswith("/") and inside is not None:
+            try:
+                descriptor, first = self._first(inside or ".", folder=folder)
+            except NotBeneath:
+                return name.rstrip("/")
+            os.close(descriptor)
+            name = (inside or ".") if first is root else name
+        return name.rstrip("/")
 
     def enter(self, name: str) -> tuple[int, str]:
         """For a new file `name`: a descriptor of the folder it would lie in, which the caller closes, and its name there.  Raises as
@@ -59,9 +90,9 @@ class Roots:
         folder, slash, last = name.rpartition("/")
         if last in ("", ".", "..") or "\0" in name:
             raise NotBeneath
-        return self._first(folder + slash or ".", folder=True), last
+        return self._first(folder + slash or ".", folder=True)[0], last
 
-    def _first(self, name: str, *, folder: bool) -> int:
+    def _first(self, name: str, *, folder: bool) -> tuple[int, _Root]:
         if not name or "\0" in name:
             raise NotBeneath
         for root in self._roots:
@@ -69,7 +100,7 @@ class Roots:
             if inside is None:
                 continue
             try:
-                return root.open(inside, folder=folder)
+                return root.open(inside, folder=folder), root
             except (NotBeneath, UnicodeError):
                 continue
             except OSError as error:
@@ -88,6 +119,11 @@ class Roots:
             while len(data) < size and (more := file.read(size - len(data))):
                 data += more
             return data
+
+
+def open_folder(name: str, within: int) -> int:
+    """A descriptor of the folder `name` in the folder `within`; a link is not followed.  Raises `OSError`."""
+    return os.open(name, _FOLDER, dir_fd=within)
 
 
 class _Root:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
 from typing import Self
 from urllib.parse import unquote_to_bytes
 
 from thanoproxy.errors import InvalidImage
-from thanoproxy.images.source import MAX_BYTES, Source, shown
+from thanoproxy.images.source import MAX_BYTES, Setup, Source, shown
 
 __all__ = ["Bytes", "DataUrl"]
 
@@ -18,7 +17,7 @@ class Bytes(Source):
     """The encoded image itself."""
 
     @classmethod
-    def open(cls, image_roots: Sequence[str]) -> Self:
+    def open(cls, setup: Setup) -> Self:
         return cls()
 
     def claims(self, image: str | bytes) -> bool:
@@ -33,7 +32,7 @@ class DataUrl(Source):
     """`data:[<media type>][;base64],<data>`; the media type is ignored, since the bytes say what they are."""
 
     @classmethod
-    def open(cls, image_roots: Sequence[str]) -> Self:
+    def open(cls, setup: Setup) -> Self:
         return cls()
 
     def claims(self, image: str | bytes) -> bool:

@@ -2,6 +2,9 @@
 
 Reading files, decoding and resizing all release the GIL, so threads keep the cores busy while the device computes.  Work is
 taken by priority (lower first), then in the order it came: an interactive request overtakes a bulk one that was queued earlier.
+
+What has to wait for another machine must not keep a thread: such work is a generator, that is written as if it waited, and yields how
+to begin what it waits for.  Its thread does something else until the future is there, and then goes on with it.
 """
 
 from __future__ import annotations
@@ -13,12 +16,34 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
-__all__ = ["LoaderThreads", "ordered"]
+__all__ = ["Begin", "LoaderThreads", "Steps", "finish", "ordered"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Begin = Callable[[int], Future[Any]]
+"""Begins something elsewhere with a priority.  To cancel the future abandons it."""
+
+Steps = Generator[Begin, Any, Result]
+"""Work that waits for what it yields; what that comes to is sent, or thrown, into it."""
+
+
+def finish(steps: Steps[Result]) -> Result:
+    """What `steps` come to, on this thread."""
+    try:
+        begin = next(steps)
+        while True:
+            try:
+                arrived = begin(0).result()
+            except Exception as error:
+                begin = steps.throw(error)
+            else:
+                begin = steps.send(arrived)
+    except StopIteration as end:
+        result: Result = end.value
+        return result
 
 
 class LoaderThreads:
@@ -42,10 +67,17 @@ class LoaderThreads:
             thread.start()
         started.wait()
 
-    def submit(self, work: Callable[[], Result], priority: int = 0) -> Future[Result]:
-        """Run `work` on a thread.  A future cancelled before its turn costs nothing."""
-        task = _Task(priority, next(self._order), work)
-        self._queue.put(task)  # type: ignore[arg-type]
+    @overload
+    def submit(self, work: Callable[[], Steps[Result]], priority: int = 0) -> Future[Result]: ...
+
+    @overload
+    def submit(self, work: Callable[[], Result], priority: int = 0) -> Future[Result]: ...
+
+    def submit(self, work: Callable[[], Any], priority: int = 0) -> Future[Any]:
+        """Run `work` on a thread, and the steps where it gives some.  A future cancelled before its turn costs nothing; one that is
+        cancelled later abandons what its steps wait for, and the rest of them."""
+        task = _Task(priority, next(self._order), work, self._queue.put)
+        self._queue.put(task)
         return task.future
 
     def at_work(self) -> dict[int, int]:
@@ -74,18 +106,76 @@ class LoaderThreads:
         self._on_end()
 
 
+class _Pending(Future[Result]):
+    """Counts as running only at the very end, so that it can be cancelled until then, and with it what its work waits for."""
+
+    awaited: Future[Any] | None = None
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if cancelled and (awaited := self.awaited) is not None:
+            awaited.cancel()
+        return cancelled
+
+
 class _Task(Generic[Result]):
-    def __init__(self, priority: int, order: int, work: Callable[[], Result]) -> None:
+    """`again` puts it into the queue once more."""
+
+    def __init__(self, priority: int, order: int, work: Callable[[], Any], again: Callable[[_Task[Result]], None]) -> None:
         self.key = (priority, order)
         self.work = work
-        self.future: Future[Result] = Future()
+        self.future: _Pending[Result] = _Pending()
+        self._again = again
+        self._steps: Steps[Result] | None = None
 
     def run(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
+        if self.future.cancelled():
+            if self._steps is not None:
+                self._steps.close()
+            self.future.set_running_or_notify_cancel()
             return
         try:
-            self.future.set_result(self.work())
+            if self._steps is None:
+                found = self.work()
+                if not isinstance(found, Generator):
+                    self._end(found, None)
+                    return
+                self._steps = found
+                begin = next(found)
+            else:
+                begin = self._resume(self._steps)
         except BaseException as error:  # the future hands it to whoever waits
+            if isinstance(error, StopIteration) and self._steps is not None:
+                self._end(error.value, None)
+            else:
+                self._end(None, error)
+        else:
+            self._wait_for(begin)
+
+    def _resume(self, steps: Steps[Result]) -> Begin:
+        awaited, self.future.awaited = self.future.awaited, None
+        assert awaited is not None, "it has waited for something"
+        error = awaited.exception()
+        return steps.send(awaited.result()) if error is None else steps.throw(error)
+
+    def _wait_for(self, begin: Begin) -> None:
+        try:
+            awaited = begin(self.key[0])
+        except BaseException as error:
+            awaited = Future()
+            awaited.set_exception(error)
+        self.future.awaited = awaited
+        if self.future.cancelled():  # since it was looked at
+            awaited.cancel()
+        awaited.add_done_callback(lambda _: self._again(self))  # the last word: another thread may go on at once
+
+    def _end(self, result: Result | None, error: BaseException | None) -> None:
+        self._steps = None
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.future.set_result(result)  # type: ignore[arg-type]
+        else:
             self.future.set_exception(error)
 
     def __lt__(self, other: object) -> bool:
@@ -100,13 +190,13 @@ class _Stop:
 
 
 def ordered(
-    threads: LoaderThreads, items: Iterable[Item], work: Callable[[Item], Result], *, ahead: int, priority: int = 0
-) -> Generator[Future[Result], None, None]:
+    threads: LoaderThreads, items: Iterable[Item], work: Callable[[Item], Any], *, ahead: int, priority: int = 0
+) -> Generator[Future[Any], None, None]:
     """The futures of `work(item)` in the order of `items`, each finished when it is given, at most `ahead` of them under way.
 
-    Closing the iterator cancels what has not begun.
+    Closing the iterator cancels what has not begun, and what waits.
     """
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[Future[Any]] = deque()
     source = iter(items)
     try:
         for item in itertools.islice(source, ahead):

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from thanoproxy.errors import FileUnavailable, WorkerFailure
 from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
-from thanoproxy.images.source import MAX_BYTES, Source, shown, too_large
+from thanoproxy.images.source import MAX_BYTES, Setup, Source, shown, too_large
 
 __all__ = ["LocalPath"]
 
@@ -26,8 +26,8 @@ class LocalPath(Source):
         self._any = bool(image_roots)
 
     @classmethod
-    def open(cls, image_roots: Sequence[str]) -> Self:
-        return cls(image_roots)
+    def open(cls, setup: Setup) -> Self:
+        return cls(setup.roots)
 
     def claims(self, image: str | bytes) -> bool:
         return isinstance(image, str) and (image.startswith("file:///") or not _URL.match(image))

@@ -50,6 +50,7 @@ class Architecture(ABC):
     """One entry of the registry: a network of `features`, which are `blocks` parts in a row, and a classifier.
 
     `head_name` is the last layer's name in the state dict.  `resize` and `crop` are those of the published weights, in pixels.
+    `half` is the number format that a GPU predicts in: float16 rounds eight times finer than bfloat16, and ends at 65504.
     `weight_files` are the names under which torchvision and others keep those weights, best first; `url` is where they may be
     downloaded from, its name ending in the first digits of its sha256.
     """
@@ -61,6 +62,7 @@ class Architecture(ABC):
     crop: int
     smallest: int
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    half: torch.dtype = torch.float16
     weight_files: tuple[str, ...]
     url: str
     fine_tune: Recipe

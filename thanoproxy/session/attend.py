@@ -37,6 +37,7 @@ from thanoproxy.session import keeping, saved
 from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout, summarise
+from thanoproxy.session.importing import run_import
 from thanoproxy.session.leftovers import Leftovers
 from thanoproxy.session.lone import run_lone
 from thanoproxy.session.materialise import Refused, explained, materialise, refusing
@@ -51,6 +52,7 @@ from thanoproxy.statements import Part
 from thanoproxy.statements.shapes import (
     Collect,
     Decorate,
+    Import,
     Nested,
     Prepare,
     Refresh,
@@ -270,6 +272,13 @@ class Attendant:
                 return parts if await self.exchange.ask(store.saved_rows(parts[0].shape.name)) else None
         return parts
 
+    async def time_limit(self) -> float:
+        """The client's statement_timeout before anything of a Query is sent, 0 where it cannot be asked for."""
+        if self.exchange.pipeline.status == _FAILED:
+            return 0
+        async with self._aside():
+            return await statement_timeout(self.exchange)
+
     @asynccontextmanager
     async def _aside(self) -> AsyncIterator[None]:
         """Questions to the server that leave no transaction behind where the client has none: what it sends may not find itself in one
@@ -380,6 +389,8 @@ class Attendant:
         def rewrite(reply: int, answer: bytes) -> bytes:
             if reply not in b"Tn":
                 return answer
+            if isinstance(described.shape, Import):
+                return messages.NO_DATA
             return messages.row_description(described.described(messages.read_row_description(answer[5:]), shown))
 
         self.exchange.forward(frame, REPLY_ENDS[ord("D")], rewrite)
@@ -432,6 +443,11 @@ class Attendant:
                 self.exchange.client.write(messages.row_description(shape.result))
             row = result_row(shape, values, portal.formats, self.exchange.codec)
             self.exchange.client.write(row + messages.command_complete(shape.tag))
+        elif isinstance(shape, Import):
+            tag = await run_import(self, shape)
+            await self.exchange.swallow(messages.close(b"P", name), b"3")
+            self.portals.pop(name, None)
+            self.exchange.client.write(messages.command_complete(tag))
 
     async def _close(self, frame: bytes) -> None:
         kind, name = frame[5:6], frame[6:-1]

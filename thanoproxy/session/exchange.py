@@ -19,12 +19,15 @@ from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import ASYNCHRONOUS, Collect, Forward, Pipeline, Ready, Rows, SegmentFailed, UpstreamError
 from thanoproxy.wire.values import TEXT_ARRAY, WHOLE_NUMBERS, whole_number
 
-__all__ = ["PRIVATE", "Bound", "Exchange"]
+__all__ = ["PATIENCE", "PRIVATE", "Bound", "Exchange"]
 
 PRIVATE = b"thanoproxy"
 """The name of our own statement and portal; the barrier in `attend` closes it too, which is no error where it does not exist."""
 
 _CLOSE_PRIVATE = messages.close(b"S", PRIVATE) + messages.close(b"P", PRIVATE)
+PATIENCE = 0.5
+"""Seconds that a server has to hear of the end of a COPY."""
+
 _EXECUTE_ENDS = frozenset(b"CsI")
 _LAST_WORDS = (b"\0VFATAL\0", b"\0VPANIC\0")
 """Behind an error of these severities the server closes the connection, so it is the client's, whatever else is owed."""
@@ -146,8 +149,8 @@ class Exchange:
             finally:
                 self.muted = b""
 
-    async def copy_in(self, sql: str, data: AsyncIterator[bytes]) -> None:
-        """Run a COPY … FROM STDIN with `data`.  Raises `UpstreamError`."""
+    async def copy_in(self, sql: str, data: AsyncIterator[bytes]) -> bytes:
+        """Run a COPY … FROM STDIN with `data`; its command tag.  Raises `UpstreamError`."""
         opened = Collect(frozenset(b"G"), self._future())
         self.pipeline.expect(opened)
         self.send(self._prepared(sql, _UNBOUND) + messages.execute(PRIVATE) + messages.FLUSH)
@@ -161,13 +164,17 @@ class Exchange:
                 self.send(messages.copy_data(part))
                 await self.upstream.drained()
         except BaseException:
-            # A server that waits for rows hears of nothing else.
+            # A server that waits for rows hears of nothing else; one that waits for another session's lock does not hear that.
             self.send(messages.copy_fail() + messages.FLUSH)
-            await asyncio.wait([closed.done])
+            done, _ = await asyncio.wait([closed.done], timeout=PATIENCE)
+            if not done:
+                await self.cancel_upstream()
+                await asyncio.wait([closed.done])
             self.stopped = isinstance(closed.done.exception(), UpstreamError)
             raise
         self.send(messages.copy_done() + _CLOSE_PRIVATE + messages.FLUSH)
         await self.finish(closed)
+        return next(body for kind, body in closed.frames if kind == ord("C"))[:-1]
 
     async def parameter_types(self, name: bytes) -> tuple[int, ...]:
         """The types of a prepared statement's parameters."""

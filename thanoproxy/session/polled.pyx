@@ -4,6 +4,10 @@
 much again: 2 to 3 of about 19 us a query.  uvloop offers its libuv for exactly this (`libuv_get_loop_t_ptr`), and exports libuv's
 functions, which are looked up at run time; uv_poll_t is libuv's public way to watch a foreign socket, its ABI stable in all of 1.x
 (https://docs.libuv.org/en/v1.x/poll.html).  Where any of it is missing the import fails and `SocketTransport` serves.
+
+A long stream (COPY, a large SELECT) comes in pieces of 8 KB, and to be woken for each costs us, the server and the client more than the
+bytes do.  So once `STREAM` bytes have come without a pause the kernel is told to wake us for `AT_ONCE` of them (SO_RCVLOWAT, tcp(7)),
+until a millisecond passes with less than that: the end of a stream waits for no longer, and nothing else waits at all.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
@@ -29,7 +33,8 @@ cdef extern from "dlfcn.h" nogil:
 cdef extern from "sys/socket.h" nogil:
     ssize_t c_recv "recv"(int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send"(int fd, const void *buffer, size_t size, int flags)
-    int MSG_NOSIGNAL
+    int setsockopt(int fd, int level, int name, const void *value, unsigned int size)
+    int MSG_NOSIGNAL, SOL_SOCKET, SO_RCVLOWAT
 
 # From uv.h; a uv_poll_t begins with `void *data`, the rest is libuv's business.
 ctypedef struct uv_poll_t:
@@ -43,6 +48,11 @@ cdef enum:
     UV_READABLE = 1
     UV_WRITABLE = 2
     ARRIVING = 131072
+    PIECE = 8192  # what a server process sends at once (pqcomm.c: PQ_SEND_BUFFER_SIZE)
+    STREAM = 16777216  # the millisecond at its end is then a few percent of it at most
+    AT_ONCE = 65536  # half of what a socket has room for at first (tcp_rmem), so that the sender goes on meanwhile
+
+TICK = 0.001
 
 cdef struct Owned:
     # Before libuv's handle, whose `data` stays NULL: uvloop takes any other for a pointer to an object of its own.
@@ -90,6 +100,9 @@ cdef class PolledTransport(SocketTransport):
 
     cdef uv_poll_t *_handle
     cdef int _events
+    cdef Py_ssize_t _streamed  # bytes since the last pause
+    cdef Py_ssize_t _ticked  # of them, at the last tick
+    cdef bint _at_once
 
     def _open(self):
         cdef void *loop = PyCapsule_GetPointer(uvloop_loop.libuv_get_loop_t_ptr(self._loop), NULL)
@@ -126,10 +139,33 @@ cdef class PolledTransport(SocketTransport):
     cpdef bytes _receive(self):
         cdef ssize_t size = c_recv(self._fd, _arriving, ARRIVING, 0)
         if size >= 0:
+            if size >= PIECE:
+                self._streamed += size
+                if self._streamed >= STREAM and not self._at_once:
+                    self._ticked = self._streamed
+                    self._set_at_once(True)
+            elif not self._at_once:
+                self._streamed = 0
             return PyBytes_FromStringAndSize(_arriving, size)
         if errno == EAGAIN or errno == EINTR:
             return None
         raise OSError(errno, os.strerror(errno))
+
+    cdef _set_at_once(self, bint at_once):
+        cdef int mark = AT_ONCE if at_once else 1
+        self._at_once = at_once
+        setsockopt(self._fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark))  # to the kernel's liking; what it refuses changes nothing
+        if at_once:
+            self._loop.call_later(TICK, self._tick)
+        else:
+            self._streamed = 0
+
+    def _tick(self):
+        if self._handle is NULL:
+            return
+        cdef bint at_once = self._streamed - self._ticked >= AT_ONCE
+        self._ticked = self._streamed
+        self._set_at_once(at_once)
 
     cpdef Py_ssize_t _send(self, data) except -1:
         cdef ssize_t size

@@ -14,7 +14,7 @@ from uuid import uuid4
 from thanoproxy.sql.source import Source
 from thanoproxy.statements.render import described
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Nested, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
+from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Import, Nested, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
 from thanoproxy.wire.messages import Column, format_code
 
 __all__ = ["PortalOfOurs", "StatementOfOurs", "bind_formats", "with_formats"]
@@ -103,7 +103,7 @@ def bind_formats(statement: StatementOfOurs, formats: tuple[int, ...]) -> tuple[
     One code, or none, goes for all columns; a code for each column must lose those of the added ones, since the server counts
     (08P01).  A statement that collects or summarises reads its rows as text, whatever the client wants of the answer.
     """
-    if isinstance(statement.shape, Collect | Summarise):
+    if isinstance(statement.shape, Collect | Import | Summarise):
         return ()
     if not isinstance(statement.shape, Decorate) or len(formats) <= 1 or statement.inner is None:
         return formats

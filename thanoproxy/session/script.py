@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
-from thanoproxy.errors import FeatureNotSupported, UndefinedParameter
+from thanoproxy.errors import FeatureNotSupported, ThanoError, UndefinedParameter
 from thanoproxy.session.execute import TIMEOUT
 from thanoproxy.session.holes import HoleWork, hole_work
+from thanoproxy.session.importing import Imports, ImportWork, open_all
 from thanoproxy.session.retag import UNCHANGED, retag
 from thanoproxy.session.steps import Kept, Relayed, Script, Step
 from thanoproxy.session.works import CollectWork, DecorateWork, SummariseWork, Work
@@ -33,7 +35,7 @@ from thanoproxy.sql.tokens import tokenize
 from thanoproxy.statements import Part
 from thanoproxy.statements.render import filled, hole_query, rewritten, unpredicted
 from thanoproxy.statements.saved import saved
-from thanoproxy.statements.shapes import Collect, Decorate, Hole, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Summarise
+from thanoproxy.statements.shapes import Collect, Decorate, Hole, Import, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Summarise
 from thanoproxy.wire import messages
 from thanoproxy.wire.messages import ErrorFields
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
@@ -48,7 +50,15 @@ _READ_ONLY = "25006"
 
 async def run_script(attendant: Attendant, text: str, parts: Sequence[Part]) -> None:
     """Send the string and see it through; its ReadyForQuery has been relayed, or is on its way, when this returns."""
-    await Run(attendant, text, parts).run()
+    shapes = [part.shape for part in parts if isinstance(part.shape, Import)]
+    async with AsyncExitStack() as stack:
+        try:
+            imports = await open_all(attendant, shapes, stack)
+        except ThanoError as problem:
+            await attendant.fail(problem)
+            attendant.exchange.sync()
+            return
+        await Run(attendant, text, parts, imports).run()
 
 
 def refuse_together(parts: Sequence[Part]) -> None:
@@ -81,14 +91,15 @@ def refuse_parameters(text: str, parts: Sequence[Part]) -> None:
 class Run:
     """One string on its way."""
 
-    def __init__(self, attendant: Attendant, text: str, parts: Sequence[Part]) -> None:
+    def __init__(self, attendant: Attendant, text: str, parts: Sequence[Part], imports: Imports) -> None:
         self.attendant = attendant
+        self.imports = imports
         self.exchange = attendant.exchange
         self.services = attendant.services
         self.source = Source()
         self.script = Script(self.exchange.client.write, self._show)
-        self.works: list[Work | Relayed] = []
-        self.current: Work | None = None
+        self.works: list[Work | ImportWork | Relayed] = []
+        self.current: Work | ImportWork | None = None
         at = 0
         for part in parts:
             self.source.add(text[at : part.start], at)
@@ -125,6 +136,9 @@ class Run:
         if isinstance(part.shape, Nested):
             self._add_nested(part.shape)
             return
+        if isinstance(part.shape, Import):
+            self._add_import(part.shape)
+            return
         work = self._work(part.shape)
         self.source.add(f"{TIMEOUT};\n{part.shape.lookup()};\n")
         self.source.add(part.shape.inner.text, part.shape.inner.start)
@@ -140,6 +154,12 @@ class Run:
         step = Relayed(self.exchange.client.write, retag(UNCHANGED))
         self.script.steps += [told, step]
         self.works.append(step)
+
+    def _add_import(self, shape: Import) -> None:
+        work = ImportWork(self, shape, self.imports[shape])
+        self.source.extend(work.source)
+        self.script.steps += work.steps
+        self.works.append(work)
 
     def _work(self, shape: Decorate | Summarise | Collect) -> Work:
         if isinstance(shape, Decorate):
@@ -190,6 +210,9 @@ class Run:
 
     def _show(self, frame: bytes, step: Step | None) -> None:
         fields = messages.read_error(frame[5:])
+        if step is not None and step.shown is not None:
+            self.exchange.client.write(step.shown(fields))
+            return
         if step is not None and not isinstance(step, Relayed) and fields.sqlstate == _READ_ONLY:
             error = FeatureNotSupported(
                 "in a read-only transaction this statement cannot share a string with others", hint="Send it by itself."

@@ -12,6 +12,7 @@ from thanoproxy.session.names import Names
 from thanoproxy.statements.shapes import Seal
 from thanoproxy.workers import jobs
 from thanoproxy.workers.pool import Pool
+from thanoproxy.workers.reading import FileReader
 
 __all__ = ["JobLog", "Services"]
 
@@ -32,8 +33,8 @@ class JobLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Workers, signatures, the public job log, the folder where rows wait for a BUILD, the names to look for in a database, and
-    who tells whether a server process is no more."""
+    """Workers, signatures, the public job log, the folder where rows wait for a BUILD, the names to look for in a database, who
+    tells whether a server process is no more, and who reads files with rows."""
 
     pool: Pool
     seal: Seal
@@ -41,3 +42,4 @@ class Services:
     spool: Path
     names: Callable[[str], Names]
     backend_is_gone: Callable[[str, int], Awaitable[bool]]
+    files: FileReader

@@ -10,16 +10,17 @@ from collections.abc import Callable
 
 from thanoproxy.errors import ThanoError
 from thanoproxy.wire import messages
-from thanoproxy.wire.messages import Column
+from thanoproxy.wire.messages import Column, ErrorFields
 from thanoproxy.wire.pipeline import Ready, SegmentFailed, UpstreamError
 
 __all__ = ["Gate", "Inner", "Kept", "Relayed", "Script", "Step", "nowhere"]
 
 
 class Step:
-    """One statement of the string that is sent.  `done` resolves at its end."""
+    """One statement of the string that is sent.  `done` resolves at its end; `shown` makes of an error what the client sees."""
 
     def __init__(self) -> None:
+        self.shown: Callable[[ErrorFields], bytes] | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.moved = asyncio.Event()
 

@@ -6,16 +6,17 @@ byte for byte; a statement that is ours but malformed raises its own error and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thanoproxy.errors import FeatureNotSupported, SyntaxProblem
 from thanoproxy.sql.clauses import Cursor
-from thanoproxy.sql.tokens import Statement, split_statements, tokenize
+from thanoproxy.sql.tokens import Statement, Token, split_statements, tokenize
 from thanoproxy.statements import (
     alter_model,
     build_model,
     convert,
+    copy_files,
     describe_model,
     drop_model,
     evaluate,
@@ -30,11 +31,11 @@ from thanoproxy.statements import (
 from thanoproxy.statements import nested as inside
 from thanoproxy.statements.nested import first_hole, is_view, nested
 from thanoproxy.statements.saved import save
-from thanoproxy.statements.shapes import Collect, Decorate, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
+from thanoproxy.statements.shapes import Collect, Decorate, Import, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
 
 __all__ = ["MARKS", "Part", "begins_ours", "recognise"]
 
-STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summarise | Collect | Refresh]] = {
+STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summarise | Collect | Import | Refresh]] = {
     ("BUILD",): build_model.parse,
     ("FIT",): fit_model.parse,
     ("PREDICT",): predict.parse,
@@ -50,14 +51,12 @@ STATEMENTS: dict[tuple[str, ...], Callable[[Cursor], Rewrite | Decorate | Summar
     ("REVOKE", "ON", "MODEL"): grant_usage.parse_revoke,
     ("EXPORT", "MODEL"): export_model.parse,
     ("UPLOAD", "MODEL"): upload_model.parse,
+    ("COPY", "OPTIONS"): copy_files.parse,
     ("REFRESH", "MATERIALIZED", "VIEW"): refresh.parse,
 }
 """The words a statement begins with (`_opening`).  A single word begins no statement of PostgreSQL's; the cursor stands behind it."""
 
-LATER: dict[tuple[str, ...], str] = {
-    **inside.LATER,
-    ("COPY", "OPTIONS"): "COPY … OPTIONS",
-}
+LATER: dict[tuple[str, ...], str] = {**inside.LATER}
 """Statements of the dialect that are not offered yet: 0A000, so that nobody takes them for a typing error."""
 
 MARKS = (b"MODEL", b"PREDICT", b"EVALUATE", b"CONVERT", b" IMAGE", b"OPTIONS", b"REFRESH")
@@ -128,15 +127,25 @@ def _opening(statement: Statement) -> tuple[str, ...]:
     if tokens[0].word == "SHOW" and len(tokens) > 2 and tokens[2].text == ".":
         return ()
     if tokens[0].word == "COPY":
-        # PostgreSQL's own has no such word behind the table's name.
-        at = 4 if len(tokens) > 2 and tokens[2].text == "." else 2
-        return ("COPY", *(token.word for token in tokens[at : at + 1]))
+        return ("COPY", "OPTIONS") if _copies_files(tokens) else ()
     if tokens[0].word not in ("GRANT", "REVOKE"):
         return statement.words(4)
     at = next((i for i, token in enumerate(tokens) if token.word == "ON"), len(tokens))
     if at + 2 >= len(tokens) or tokens[at + 2].word in ("TO", "FROM") or tokens[at + 2].text in (",", "."):
         return ()
     return (tokens[0].word, "ON", tokens[at + 1].word)
+
+
+def _copies_files(tokens: Sequence[Token]) -> bool:
+    """PostgreSQL's own COPY has no such word behind the table's name; but a table may be called options (COPY BINARY options is old)."""
+    if len(tokens) < 3 or tokens[1].text == "(" or tokens[1].word == "BINARY":
+        return False
+    at = 2
+    while at + 1 < len(tokens) and tokens[at].text == ".":
+        at += 2
+    if at < len(tokens) and tokens[at].text == "(":  # columns, which are an error of ours then
+        at = next((i + 1 for i in range(at, len(tokens)) if tokens[i].text == ")"), len(tokens))
+    return at < len(tokens) and tokens[at].word == "OPTIONS"
 
 
 def _around(text: str, statement: Statement) -> Nested | Save | SaveRows:
@@ -161,7 +170,7 @@ def _shape(text: str, statement: Statement) -> Shape | Prepare | None:
     cursor.at = 1
     shape = STATEMENTS[words](cursor)
     hole = first_hole(statement)
-    if isinstance(shape, Rewrite | Refresh) or hole is None or hole.start < shape.inner.start:
+    if isinstance(shape, Rewrite | Refresh | Import) or hole is None or hole.start < shape.inner.start:
         return shape
     if isinstance(shape, Collect):
         raise FeatureNotSupported(f"{hole.word} is not supported inside the query of a BUILD or FIT yet", position=hole.start + 1)

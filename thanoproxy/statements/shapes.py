@@ -7,6 +7,7 @@ client's own connection, hands back what PostgreSQL said, and lets `open` decide
     Decorate   each row of the inner query gets columns of ours on its way to the client
     Summarise  the inner query's rows go through the workers, and what is counted meanwhile is the answer
     Collect    the inner query's rows go to one job of the workers; its outcome is registered, and one row is the answer
+    Import     a table is made and filled with rows of files; there is no answer but how many
     Nested     a statement of PostgreSQL's with statements of ours inside: they become temporary tables that it reads
     Save       a CREATE VIEW with statements of ours inside, which is stored; SaveRows and Refresh are for materialized ones
 """
@@ -34,6 +35,7 @@ __all__ = [
     "Decoration",
     "Explain",
     "Hole",
+    "Import",
     "Nested",
     "Prepare",
     "Refresh",
@@ -256,6 +258,24 @@ class Collect(ABC):
         """Begin.  Raises `UndefinedColumn` and its like."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Import:
+    """Rows of files for a table: `table` as the client wrote it, at the 0-based `start`, `name` without its schema.
+
+    `position` is where the client wrote the `source`; `inner` has no rows, and stands for the statement while it is prepared.
+    """
+
+    table: str
+    name: str
+    start: int
+    if_exists: str
+    image_col: str | None
+    label_col: str | None
+    source: str
+    position: int
+    inner: InnerQuery
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The items of one WITH that a hole's query needs, as 0-based spans (start, end) of the client's text."""
@@ -357,7 +377,7 @@ class Refresh:
 Saving = Save | SaveRows | Refresh
 """What PostgreSQL runs in its own way, once what it needs is there."""
 
-Shape = Rewrite | Decorate | Summarise | Collect | Nested | Saving
+Shape = Rewrite | Decorate | Summarise | Collect | Import | Nested | Saving
 
 
 def inside_out(holes: Sequence[Hole]) -> Iterator[Hole]:

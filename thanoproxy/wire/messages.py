@@ -14,6 +14,7 @@ from thanoproxy.errors import ProtocolViolation, ThanoError
 
 __all__ = [
     "FLUSH",
+    "NO_DATA",
     "PARSE_COMPLETE",
     "SYNC",
     "TERMINATE",
@@ -63,6 +64,7 @@ FLUSH = message(b"H")
 SYNC = message(b"S")
 TERMINATE = message(b"X")
 PARSE_COMPLETE = message(b"1")
+NO_DATA = message(b"n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,11 +122,12 @@ def _prepare(settings: WorkerSettings) -> Sources:
 
 def _answer(request: Crop | Scale, sources: Sources, memory: _Memory) -> Pixels | Failed:
     from thanoproxy.engine import pixels
+    from thanoproxy.images.loader import finish
 
     try:
         if isinstance(request, Crop):
             assert request.image is not None, "NULL is in no chunk"
-            found = pixels.read_cropped(sources, request.image, request.row, request.preprocessing)
+            found = finish(pixels.read_cropped(sources, request.image, request.row, request.preprocessing))
         else:
             found = pixels.decode_scaled(request.encoded, request.preprocessing)
         memory.put(found)

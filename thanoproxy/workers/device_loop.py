@@ -79,7 +79,7 @@ class DeviceLoop:
         self._queue_rows = settings.queue_rows
         store = self._store = open_store(settings.artifacts_url)
         self._files = Roots(settings.file_roots)
-        sources = self._sources = open_sources(settings.image_roots)
+        sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
@@ -149,6 +149,7 @@ class DeviceLoop:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self._sources.close()
         self._pipeline.close()
         if self._compiler is not None:
             self._compiler.close()

@@ -6,7 +6,9 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["WorkerSettings"]
+from thanoproxy.images.settings import RemoteSettings, StoreSettings
+
+__all__ = ["RemoteSettings", "StoreSettings", "WorkerSettings"]
 
 MIB = 1024 * 1024
 
@@ -24,6 +26,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     artifacts_url: str
     image_roots: tuple[str, ...] = ()
+    remote_images: RemoteSettings = RemoteSettings()
     weights_roots: tuple[str, ...] = ()
     file_roots: tuple[str, ...] = ()
     allow_download: bool = False

@@ -10,18 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
 from typing import Self
 
 from thanoproxy import images
-from thanoproxy.images.source import Source
+from thanoproxy.images.source import Setup, Source
 
 FOREVER = 3600
 
 
 class Deadly(Source):
     @classmethod
-    def open(cls, image_roots: Sequence[str]) -> Self:
+    def open(cls, setup: Setup) -> Self:
         return cls()
 
     def claims(self, image: str | bytes) -> bool:
