@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,7 +130,19 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order_of_rows() -> None:
     shuffled = split_rows([labels[at] for at in order], digests[order], 0.2, seed=5)
     assert {int(order[row]) for row in shuffled.validation} == set(one.validation)
     assert split_rows(labels, digests, 0.2, seed=6) != one
-    assert split_rows(labels, digests, 0.0, seed=5).validation == []
+    assert list(split_rows(labels, digests, 0.0, seed=5).validation) == []
+
+
+def test_a_million_rows_are_split_in_seconds_and_little_memory() -> None:
+    count = 1_000_000
+    digests = np.random.default_rng(0).integers(0, 256, (count, 16), np.uint8)
+    labels = array("i", np.random.default_rng(1).integers(0, 5, count, np.int32).tobytes())
+    tracemalloc.start()
+    split = split_rows(labels, digests, 0.2, seed=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(split.validation) == pytest.approx(count / 5, abs=5)
+    assert peak < 200 * count
 
 
 def test_batches_cover_every_row_once_and_leave_no_crumbs() -> None:

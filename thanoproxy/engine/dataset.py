@@ -1,7 +1,7 @@
 """The rows of a BUILD as training sees them: numbered labels, a fair split, and pixels that are decoded once.
 
-A dataset of millions of rows costs about 30 bytes a row here (record offset, label, digest) plus a cache of decoded pixels
-within a budget; images beyond the budget are read again in every epoch.
+A dataset of millions of rows costs about 50 bytes a row here (record offset, label, digest, its places in the split and in an epoch),
+some more while it is split, and a cache of decoded pixels within a budget; images beyond the budget are read again in every epoch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from thanoproxy.workers.spool import Spool
 
 __all__ = ["Augment", "Batch", "Dataset", "Split", "batches", "split_rows"]
 
+_UNDECIDED, _TRAINING, _VALIDATION = -1, 0, 1
+
 
 class Augment(NamedTuple):
     """Random crops for this epoch; None in its place means the centre crop."""
@@ -43,10 +45,10 @@ class Batch(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Row numbers, ascending."""
+    """Row numbers, ascending, eight bytes each."""
 
-    training: list[int]
-    validation: list[int]
+    training: array[int]
+    validation: array[int]
 
 
 class Dataset:
@@ -139,10 +141,10 @@ class _PixelCache:
             self._pixels[row] = pixels.contiguous()
 
 
-def batches(rows: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
+def batches(rows: Sequence[int], size: int, seed: int, epoch: int) -> list[array[int]]:
     """`rows` shuffled for this epoch, in batches of at most `size` that differ by one row at most."""
     order = np.random.default_rng((seed, epoch)).permutation(np.asarray(rows))
-    return [part.tolist() for part in np.array_split(order, math.ceil(len(order) / size))]
+    return [array("q", part.tobytes()) for part in np.array_split(order, math.ceil(len(order) / size))]
 
 
 def split_rows(labels: Sequence[int], digests: np.ndarray, fraction: float, seed: int) -> Split:
@@ -152,28 +154,25 @@ def split_rows(labels: Sequence[int], digests: np.ndarray, fraction: float, seed
     heart.  A class keeps at least one distinct image for training; which images go is decided by a hash of seed and digest,
     not by their order.
     """
-    _distinct, group = np.unique(digests.view("V16").ravel(), return_inverse=True)
-    members: dict[int, list[int]] = {}
-    for row, number in enumerate(group.tolist()):
-        members.setdefault(number, []).append(row)
-    rank = {
-        number: hashlib.blake2b(seed.to_bytes(16, "big", signed=True) + digests[rows[0]].tobytes(), digest_size=8).digest()
-        for number, rows in members.items()
-    }
-    side: dict[int, bool] = {}
-    numbers, classes = np.asarray(labels), range(max(labels) + 1)
-    for label in classes:
+    _distinct, first, group, counts = np.unique(digests.view("V16").ravel(), return_index=True, return_inverse=True, return_counts=True)
+    rank = np.fromiter((_rank(seed, digests[row]) for row in first), np.uint64, len(first))
+    side = np.full(len(first), _UNDECIDED, np.int8)
+    numbers = np.asarray(labels)
+    for label in range(int(numbers.max()) + 1):
         rows = np.flatnonzero(numbers == label)
-        groups = sorted(set(group[rows].tolist()), key=rank.__getitem__)
+        groups = np.unique(group[rows])
+        groups = groups[np.argsort(rank[groups], kind="stable")]
         wanted = round(fraction * len(rows))
-        for at, number in enumerate(groups):
-            if number in side:
-                continue
-            last = at == len(groups) - 1 and not any(side.get(other) is False for other in groups)
-            side[number] = wanted > 0 and not last
-            wanted -= len(members[number]) if side[number] else 0
-    chosen = [side[number] for number in group.tolist()]
-    return Split([row for row, aside in enumerate(chosen) if not aside], [row for row, aside in enumerate(chosen) if aside])
+        for number in groups[side[groups] == _UNDECIDED]:
+            alone = number == groups[-1] and not (side[groups] == _TRAINING).any()
+            side[number] = _VALIDATION if wanted > 0 and not alone else _TRAINING
+            wanted -= int(counts[number]) if side[number] == _VALIDATION else 0
+    return Split(*(array("q", np.flatnonzero(side[group] == one).tobytes()) for one in (_TRAINING, _VALIDATION)))
+
+
+def _rank(seed: int, digest: np.ndarray) -> int:
+    chosen = hashlib.blake2b(seed.to_bytes(16, "big", signed=True) + digest.tobytes(), digest_size=8)
+    return int.from_bytes(chosen.digest(), "big")
 
 
 def _number_labels(spool: Spool, known: Sequence[str]) -> tuple[list[str], array[int]]:

@@ -5,11 +5,13 @@ The pass finds missing and damaged images, and which are the same, before anythi
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,7 +19,8 @@ from thanoproxy.engine.beginning import Beginning
 from thanoproxy.engine.checkpoint import State
 from thanoproxy.engine.dataset import Dataset, Split
 from thanoproxy.engine.device import Device
-from thanoproxy.engine.head import Scores, Table, fit_head, read, written
+from thanoproxy.engine.features import Features
+from thanoproxy.engine.head import Scores, fit_head, logits_of, read, written
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.engine.training import Limits
@@ -65,7 +68,11 @@ class Stage:
             }
             for one in self.candidates
         ]
-        return {"split": [list(rows) for rows in self.split], "candidates": candidates, "log": msgspec.to_builtins(self.log)}
+        return {
+            "split": [torch.from_numpy(np.asarray(rows)) for rows in self.split],
+            "candidates": candidates,
+            "log": msgspec.to_builtins(self.log),
+        }
 
     @classmethod
     def read(cls, state: State, network: nn.Module) -> Stage:
@@ -75,7 +82,8 @@ class Stage:
             scores, training = (read(kept[name]) for name in ("scores", "training"))
             whole = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
             candidates.append(Candidate(kept["tune"], scores, training, {**whole, **kept["state"]}))
-        return cls(Split(*state["split"]), candidates, msgspec.convert(state["log"], list[jobs.Epoch]))
+        split = Split(*(array("q", rows.numpy().tobytes()) for rows in state["split"]))
+        return cls(split, candidates, msgspec.convert(state["log"], list[jobs.Epoch]))
 
 
 def first_stage(
@@ -85,10 +93,11 @@ def first_stage(
     if beginning.weights is None or options.tune == "full":
         yield from _scan(dataset, device, meter)
         return Stage(dataset.split(options.validation_split, options.seed))
-    features = yield from _features(network, beginning.architecture, dataset, device, meter)
-    rate = meter.images_per_second
-    stage = Stage(dataset.split(options.validation_split, options.seed))
-    head = yield from _fit(network, beginning, dataset, features, stage.split, options, meter, stage.log)
+    with closing(Features(device)) as features:
+        yield from _features(network, beginning.architecture, dataset, features, device, meter)
+        rate = meter.images_per_second
+        stage = Stage(dataset.split(options.validation_split, options.seed))
+        head = yield from _fit(network, beginning, dataset, features, stage.split, options, device, meter, stage.log)
     stage.candidates.append(head)
     stage.goes_on = options.tune == "auto" and _worth_it(head, stage.split, options, device, rate)
     cut_short = stage.goes_on or len(stage.log) < options.epochs
@@ -107,8 +116,8 @@ def class_weights(dataset: Dataset, split: Split, options: jobs.TrainOptions) ->
         return torch.tensor(chosen)
     weights = dataset.class_weights(split.training)
     # Smoothing gives a share of every label to all classes: one that a FIT has no images of must not count as if it were the rarest.
-    there = torch.bincount(torch.tensor([dataset.labels[row] for row in split.training]), minlength=len(dataset.classes)) > 0
-    return torch.where(there, weights, 1.0)
+    there = np.bincount(np.asarray(dataset.labels)[split.training], minlength=len(dataset.classes)) > 0
+    return torch.where(torch.from_numpy(there), weights, 1.0)
 
 
 def _scan(dataset: Dataset, device: Device, meter: Meter) -> Generator[Step, None, None]:
@@ -119,21 +128,19 @@ def _scan(dataset: Dataset, device: Device, meter: Meter) -> Generator[Step, Non
 
 
 def _features(
-    network: nn.Module, architecture: Architecture, dataset: Dataset, device: Device, meter: Meter
-) -> Generator[Step, None, Table]:
+    network: nn.Module, architecture: Architecture, dataset: Dataset, features: Features, device: Device, meter: Meter
+) -> Generator[Step, None, None]:
     """The frozen backbone's features of every row, in order."""
     yield meter.begin("features", len(dataset))
     network.eval().to(memory_format=torch.channels_last)
-    parts, labels, staging = [], [], open_staging(device)
+    staging = open_staging(device)
     pace = Pace(staging, device.depth)
     with closing(dataset.scan(device.predict_batch)) as scanned:
         for batch in scanned:
             with staging.on_device(batch.pixels) as pixels:
-                parts.append(_forward(network, architecture, pixels, dataset.preprocessing, device))
-            labels.append(batch.labels)
+                features.add(_forward(network, architecture, pixels, dataset.preprocessing, device), batch.labels)
             pace.step()
             yield meter.advance(len(batch.rows))
-    return Table(torch.cat(parts), torch.cat(labels).to(device.device))
 
 
 @torch.no_grad()
@@ -149,17 +156,18 @@ def _fit(
     network: nn.Module,
     beginning: Beginning,
     dataset: Dataset,
-    features: Table,
+    features: Features,
     split: Split,
     options: jobs.TrainOptions,
+    device: Device,
     meter: Meter,
     log: list[jobs.Epoch],
 ) -> Generator[Step, None, Candidate]:
     yield meter.begin("head", options.epochs * len(split.training))
     head = beginning.architecture.head(network)
-    weights = class_weights(dataset, split, options).to(features.features.device)
+    weights = class_weights(dataset, split, options).to(device.device)
     limits = Limits(seconds=options.max_seconds)
-    training, validation = (Table(features.features[rows], features.labels[rows]) for rows in split)
+    training, validation = map(features.table, split)
     warm = bool(beginning.known)
     for entry in fit_head(head, training, validation, weights, epochs=options.epochs, warm=warm):
         log.append(entry)
@@ -170,9 +178,7 @@ def _fit(
     last = log[-1]
     scores = None
     if last.validation_loss is not None and last.validation_accuracy is not None:
-        with torch.no_grad():
-            logits = head(validation.features)
-        scores = Scores(last.validation_loss, last.validation_accuracy, logits, validation.labels)
+        scores = Scores(last.validation_loss, last.validation_accuracy, *logits_of(head, validation))
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     return Candidate("head", scores, Scores(last.loss, last.accuracy or 0.0), state)
 

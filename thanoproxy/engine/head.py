@@ -1,13 +1,15 @@
 """The head alone: logistic regression on features of the frozen backbone, computed once.
 
-Fitted by L-BFGS over all rows at once, which for a convex problem of this size takes under a second and has no learning rate to get
-wrong.  Features are standardised first, which conditions the problem; the result is folded back into a plain Linear layer.
+Fitted by L-BFGS over all rows, which for a convex problem of this size takes under a second and has no learning rate to get wrong.
+Features are standardised first, which conditions the problem; the result is folded back into a plain Linear layer.  The rows come in
+parts, since there may be more of them than memory; what is summed over the parts is what it would be over all rows at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,22 +19,41 @@ from torch.nn import functional
 
 from thanoproxy.workers import jobs
 
-__all__ = ["Scores", "Table", "fit_head", "score_logits"]
+__all__ = ["LOGITS", "Examples", "Scores", "Table", "fit_head", "logits_of", "score_logits"]
 
 ITERATIONS = 100
 PENALTY = 10.0
 """Of the squared weights, in units of one example: weights go towards zero as if this many examples asked for it."""
 
 
+LOGITS = 1 << 24
+"""Logits of a validation that are kept for the calibration, which looks at fewer; the first ones, where there are more."""
+
+
+class Examples(ABC):
+    """Features and labels of `len` rows."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """float32 (n, f) features and int64 (n,) labels of all rows in order, on the device, some at a time."""
+
+
 @dataclass(frozen=True)
-class Table:
-    """float32 (n, f) features and int64 (n,) labels, on the device."""
+class Table(Examples):
+    """All of them in memory."""
 
     features: torch.Tensor
     labels: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if len(self):
+            yield self.features, self.labels
 
 
 @dataclass(frozen=True)
@@ -56,27 +77,30 @@ def read(kept: dict[str, Any] | None) -> Scores | None:
 
 
 def fit_head(
-    head: nn.Linear, training: Table, validation: Table, class_weights: torch.Tensor, *, epochs: int, warm: bool = False
+    head: nn.Linear, training: Examples, validation: Examples, class_weights: torch.Tensor, *, epochs: int, warm: bool = False
 ) -> Generator[jobs.Epoch, None, None]:
     """Set `head` to the best linear classifier of `training`; yields after each of `epochs` equal shares of the iterations.
 
     `warm` begins with what `head` is, and the penalty draws towards that instead of zero.  `validation` may be empty; it is measured,
     not learnt from.  Not in torch's inference mode.
     """
-    mean, deviation = training.features.mean(0), training.features.std(0, correction=0).clamp_min(1e-6)
-    inputs = (training.features - mean) / deviation
+    mean, deviation, share_of_all = _moments(training, class_weights)
     with torch.no_grad():
         before = (head.weight * deviation if warm else torch.zeros_like(head.weight)).float()
         bias = (head.bias + head.weight @ mean if warm else torch.zeros_like(head.bias)).float().requires_grad_()
     weight = before.clone().requires_grad_()
     share = max(1, ITERATIONS // epochs)
     solver = torch.optim.LBFGS([weight, bias], max_iter=share, history_size=10, line_search_fn="strong_wolfe", tolerance_grad=1e-6)
+    standardised = _Standardised(training, mean, deviation)
 
     def objective() -> torch.Tensor:
         solver.zero_grad()
-        loss = functional.cross_entropy(functional.linear(inputs, weight, bias), training.labels, class_weights)
-        total = loss + PENALTY / (2 * len(training)) * (weight - before).square().sum()
+        total = PENALTY / (2 * len(training)) * (weight - before).square().sum()
         total.backward()  # type: ignore[no-untyped-call]
+        for inputs, labels in standardised.parts():
+            loss = functional.cross_entropy(functional.linear(inputs, weight, bias), labels, class_weights, reduction="sum") / share_of_all
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = total.detach() + loss.detach()
         return total
 
     for epoch in range(1, epochs + 1):
@@ -86,8 +110,8 @@ def fit_head(
             scaled = weight / deviation
             head.weight.copy_(scaled)
             head.bias.copy_(bias - scaled @ mean)
-            fit = score_logits(head(training.features), training.labels)
-            check = score_logits(head(validation.features), validation.labels) if len(validation) else None
+            fit = _score(head, training)
+            check = _score(head, validation) if len(validation) else None
         yield jobs.Epoch(
             epoch=epoch,
             loss=fit.loss,
@@ -99,8 +123,62 @@ def fit_head(
         )
 
 
+@torch.no_grad()
+def logits_of(head: nn.Linear, examples: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 (n, classes) logits and their labels: of all rows, or of the first that make `LOGITS`."""
+    logits, labels, left = [], [], max(1, LOGITS // head.out_features)
+    for features, own in examples.parts():
+        logits.append(head(features[:left]))
+        labels.append(own[:left])
+        left -= len(logits[-1])
+        if not left:
+            break
+    return torch.cat(logits), torch.cat(labels)
+
+
 def score_logits(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
     """Scores of (n, classes) logits."""
     logits = logits.detach().float()
     loss = functional.cross_entropy(logits, labels)
     return Scores(float(loss), float((logits.argmax(1) == labels).float().mean()))
+
+
+class _Standardised(Examples):
+    """Features of zero mean and unit deviation: made once where they are one part, anew at each reading where they are more."""
+
+    def __init__(self, examples: Examples, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        self._examples, self._mean, self._deviation = examples, mean, deviation
+        self._only = next(self._made()) if isinstance(examples, Table) else None
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self._made() if self._only is None else iter([self._only])
+
+    def _made(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return (((features - self._mean) / self._deviation, labels) for features, labels in self._examples.parts())
+
+
+@torch.no_grad()
+def _moments(examples: Examples, class_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mean and deviation of each feature, the latter above 0; and what all rows weigh together."""
+    sums, weights = torch.zeros((), dtype=torch.float64), 0.0
+    for features, labels in examples.parts():
+        sums = sums + features.sum(0, dtype=torch.float64).cpu()
+        weights += float(class_weights[labels].sum(dtype=torch.float64))
+    mean = sums / len(examples)
+    squares = torch.zeros_like(mean)
+    for features, _ in examples.parts():
+        squares += (features - mean.to(features)).square_().sum(0, dtype=torch.float64).cpu()
+    deviation = (squares / len(examples)).sqrt().clamp_min(1e-6)
+    return mean.to(class_weights), deviation.to(class_weights), weights
+
+
+def _score(head: nn.Linear, examples: Examples) -> Scores:
+    loss, right = 0.0, 0.0
+    for features, labels in examples.parts():
+        part = score_logits(head(features), labels)
+        loss += part.loss * len(labels)
+        right += part.accuracy * len(labels)
+    return Scores(loss / len(examples), right / len(examples))

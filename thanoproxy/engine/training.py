@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from array import array
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from torch.nn import functional
 from thanoproxy.engine.checkpoint import State
 from thanoproxy.engine.dataset import Augment, Batch, Dataset, Split, batches
 from thanoproxy.engine.device import Device, is_out_of_memory
-from thanoproxy.engine.head import Scores, read, written
+from thanoproxy.engine.head import LOGITS, Scores, read, written
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
@@ -113,11 +114,11 @@ class Trainer:
 
         `keep` is called where `state` can be taken.
         """
-        plans = [batches(self.split.training, self.recipe.batch_size, seed, epoch) for epoch in range(epochs)]
         images = len(self.split.training)
+        total = epochs * math.ceil(images / self.recipe.batch_size)
         yield meter.begin("training", epochs * images, self.epochs_done * images)
-        while (why := self._why_over(limits, meter, sum(map(len, plans)))) is None:
-            yield from self._epoch(meter, plans, seed, augment, limits, first_epoch)
+        while (why := self._why_over(limits, meter, total)) is None:
+            yield from self._epoch(meter, total, seed, augment, limits, first_epoch)
             keep()
             yield meter.report(self.kept.log[-1])
         if why:
@@ -143,12 +144,11 @@ class Trainer:
         plain = msgspec.convert({**kept, "state": {}, "scores": None, "training": None}, Trained)
         self.kept = replace(plain, state=kept["state"], scores=read(kept["scores"]), training=read(kept["training"]))
 
-    def _epoch(
-        self, meter: Meter, plans: list[list[list[int]]], seed: int, augment: bool, limits: Limits, first_epoch: int
-    ) -> Generator[Step, None, None]:
-        """The next epoch, as far as time allows; at least one step of it."""
-        started, seen, epoch, total = time.monotonic(), _Sums(self.device), self.epochs_done, sum(map(len, plans))
-        loaded = self.dataset.batches(plans[epoch], Augment(seed, epoch) if augment else None)
+    def _epoch(self, meter: Meter, total: int, seed: int, augment: bool, limits: Limits, first_epoch: int) -> Generator[Step, None, None]:
+        """The next epoch of `total` steps in all, as far as time allows; at least one step of it."""
+        started, seen, epoch = time.monotonic(), _Sums(self.device), self.epochs_done
+        plan = batches(self.split.training, self.recipe.batch_size, seed, epoch)
+        loaded = self.dataset.batches(plan, Augment(seed, epoch) if augment else None)
         with closing(loaded):
             for batch in loaded:
                 factor = rate_at(self.steps_done, total, self.recipe.warmup)
@@ -164,7 +164,7 @@ class Trainer:
                 if limits.late(meter):
                     break
         meter.measured(seen.loss, seen.accuracy)
-        yield from self._settle_batch_norm(plans[epoch], meter)
+        yield from self._settle_batch_norm(plan, meter)
         check = yield from self.validate(meter)
         self.epochs_done += 1
         kept = self.kept
@@ -199,12 +199,13 @@ class Trainer:
                 logits, labels = self._evaluate(batch)
                 loss = functional.cross_entropy(logits.float(), labels)
                 sums.add(len(batch.rows), loss, (logits.argmax(1) == labels).sum())
-                seen.append((logits.float().cpu(), labels.cpu()))
+                if sums.images * logits.shape[1] <= LOGITS:
+                    seen.append((logits.float().cpu(), labels.cpu()))
                 yield meter.advance(0)
         meter.switch("training")
         return Scores(sums.loss, sums.accuracy, *map(torch.cat, zip(*seen, strict=True)))
 
-    def _settle_batch_norm(self, plan: list[list[int]], meter: Meter) -> Generator[Step, None, None]:
+    def _settle_batch_norm(self, plan: list[array[int]], meter: Meter) -> Generator[Step, None, None]:
         """Average batch norm's statistics afresh over some training batches, with the weights as they are now.
 
         In a short training the running averages lag far behind the weights (0.95 right in training, 0.18 in validation).
