@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from thanoproxy.errors import FeatureNotSupported, InvalidImage
+from thanoproxy.images.stamp import ALWAYS, Stamp
 
 __all__ = ["MAX_BYTES", "Source", "Sources", "shown", "too_large"]
 
@@ -34,6 +35,10 @@ class Source(ABC):
         """What changes when the image does, though `image` stays the same; '' where `image` says it all, None where there is none."""
         return ""
 
+    def stamps(self, images: Sequence[str | bytes]) -> list[Stamp | None]:
+        """The same of many, for a day and not for years: a stamp may change though the image does not, and surely does if it does."""
+        return [ALWAYS] * len(images)
+
 
 class Sources:
     """The configured sources, in order."""
@@ -44,6 +49,20 @@ class Sources:
     def identity(self, image: str | bytes) -> str | None:
         """See `Source.identity`; None for what no source claims.  Raises nothing: whoever reads the image hears what is wrong."""
         return next((source.identity(image) for source in self._sources if source.claims(image)), None)
+
+    def stamps(self, images: Sequence[str | bytes]) -> list[Stamp | None]:
+        """See `Source.stamps`; None for what no source claims.  Raises nothing, as `identity`."""
+        found: list[Stamp | None] = [None] * len(images)
+        claimed: dict[Source, list[int]] = {source: [] for source in self._sources}
+        for at, image in enumerate(images):
+            for source in self._sources:
+                if source.claims(image):
+                    claimed[source].append(at)
+                    break
+        for source, places in claimed.items():
+            for at, stamp in zip(places, source.stamps([images[at] for at in places]), strict=True):
+                found[at] = stamp
+        return found
 
     def read(self, image: str | bytes) -> bytes:
         """The encoded bytes of `image`.  Raises `FileUnavailable`, `InvalidImage` (empty or too large) or `FeatureNotSupported`."""
