@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers.device_loop": WORKER,
     "workers.predicting": WORKER,
     "workers.process": WORKER,
+    "workers.recall": WORKER,
     "workers.quarantine": {"images.source"},
     "engine": {"catalog.artifacts", "images", "models", "workers.jobs", "workers.spool"},
     "models": {"images"},

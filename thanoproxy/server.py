@@ -41,7 +41,7 @@ from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.scratch import Scratch, remove_abandoned
-from thanoproxy.workers.settings import WorkerSettings
+from thanoproxy.workers.settings import MIB, WorkerSettings
 
 __all__ = ["Server", "Shared", "worker_settings"]
 
@@ -311,4 +311,5 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         threads=settings.workers.threads or None,
         hang_after=settings.workers.hang_after,
         queue_rows=settings.workers.queue_rows,
+        prediction_cache=settings.workers.prediction_cache * MIB,
     )

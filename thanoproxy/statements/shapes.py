@@ -92,8 +92,8 @@ class Applied(ABC):
         """The image as the row's field names it."""
 
     @abstractmethod
-    def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
-        """What the workers are asked for a batch of rows."""
+    def request(self, job: str, images: list[jobs.Image], *, bulk: bool, most: int) -> jobs.Predict:
+        """What the workers are asked for a batch of rows; they compute `most` images for it, and leave the rows behind them."""
 
 
 class Added(NamedTuple):

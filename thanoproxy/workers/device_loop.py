@@ -1,10 +1,11 @@
 """The heart of a worker: one thread that owns a device and gives it, batch by batch, to whoever's turn it is.
 
-Around that thread: loader threads that read and decode images ahead of it, and one that loads models.  Requests come in
-through `submit` from any thread and never block; replies go out through the callback given with each request, on any thread.
+Around that thread: loader threads that read and decode images ahead of it, one that loads models, and one that knows predictions from
+before.  Requests come in through `submit` from any thread and never block; replies go out through the callback given with each
+request, on any thread.
 
-    submit(Predict) - model resident? - decode (Intake) - ready chunks --\\
-    submit(Build)   - queue of builds ----------------------------------- next_turn - device
+    submit(Predict) - model resident? - known (recall) - decode (Intake) - ready chunks --\\
+    submit(Build)   - queue of builds ---------------------------------------------------- next_turn - device
     submit(Cancel)  - takes effect before the next turn
 """
 
@@ -35,8 +36,10 @@ from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
+from thanoproxy.workers.cache import PredictionCache
 from thanoproxy.workers.memory import give_back_freed_memory
-from thanoproxy.workers.predicting import INTERACTIVE, Chunk, Intake, Prediction
+from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Intake, Prediction, Vectors
+from thanoproxy.workers.recall import keep, recall
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -80,6 +83,8 @@ class DeviceLoop:
         sources = self._sources = open_sources(settings.image_roots)
         self._loaders = LoaderThreads(settings.loader_threads or cores(), _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
+        self._cache = PredictionCache(settings.prediction_cache)
+        self._recaller = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
         weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
         self._workshop = Workshop(self.device, store, sources, self._loaders, weights, settings.pixel_cache)
@@ -125,7 +130,7 @@ class DeviceLoop:
                 self._model_loader.submit(lambda: self._load(task, request))
 
     def _at_work(self) -> dict[str, int]:
-        turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader}
+        turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader, "recaller": self._recaller}
         found = {f"{name} {index}": at for name, of in threads.items() for index, at in of.at_work().items()}
         return found if turn is None else {"device": turn, **found}
 
@@ -144,6 +149,7 @@ class DeviceLoop:
             self._changed.notify()
         self._thread.join()
         self._model_loader.close()
+        self._recaller.close()
         self._loaders.close()
 
     def _cancel(self, key: Key) -> None:
@@ -197,11 +203,35 @@ class DeviceLoop:
         give_back_freed_memory()
 
     def _begin(self, task: _Task, request: jobs.Predict, model: Model) -> None:
-        task.prediction = Prediction(task.key, request, model)
-        if task.prediction.chunks:
-            self._intake.add(task.prediction)
+        if request.cache and self._cache:
+            # By a thread of its own, so that what is known waits for no image that is being decoded.
+            self._recaller.submit(lambda: self._recall(task, request, model), BULK if request.bulk else INTERACTIVE)
         else:
-            self._finish(task, task.prediction.answer())
+            self._take_in(task, Prediction(task.key, request, model))
+
+    def _take_in(self, task: _Task, prediction: Prediction) -> None:
+        prediction.begin()
+        if not prediction.chunks:
+            self._finish(task, prediction.answer())
+            return
+        with self._changed:
+            if self._tasks.get(task.key) is task:
+                task.prediction = prediction
+                self._intake.add(prediction)
+
+    # On the recaller's thread.
+
+    def _recall(self, task: _Task, request: jobs.Predict, model: Model) -> None:
+        if self._tasks.get(task.key) is not task:
+            return
+        try:
+            prediction = Prediction(task.key, request, model)
+            recall(prediction, self._sources, self._cache)
+            self._take_in(task, prediction)
+        except Exception as error:  # whatever it is, it is this request's answer
+            self._fail(task, error)
+            return
+        log.debug("job %s: %d of %d images are computed", request.job, prediction.computed, len(prediction.images))
 
     # On a loader thread.
 
@@ -246,7 +276,7 @@ class DeviceLoop:
     def _predict(self, chunks: list[Chunk]) -> None:
         chunks.sort(key=lambda chunk: chunk.prediction.request.artifact)  # the rows of each model side by side
         try:
-            rankings = self._rank(chunks)
+            found = self._compute(chunks)
         except Exception as error:
             self._if_device_lost(error)
             with self._changed:
@@ -256,22 +286,23 @@ class DeviceLoop:
                     if task is not None:
                         self._fail(task, error)
             return
+        parts = iter(found)
         with self._changed:
-            at = 0
             for chunk in chunks:
-                task, end = self._task_of(chunk), at + len(chunk.pixels)
-                if chunk.prediction.finish(chunk, rankings[at:end]) and task is not None:
+                task, own = self._task_of(chunk), list(itertools.islice(parts, len(chunk.pixels)))
+                keep(chunk, own, self._cache)
+                if chunk.prediction.finish(chunk, own) and task is not None:
                     self._finish(task, chunk.prediction.answer())
                 self._intake.done(chunk)
                 chunk.pixels = {}
-                at = end
 
-    def _rank(self, chunks: list[Chunk]) -> list[inference.Ranking]:
+    def _compute(self, chunks: list[Chunk]) -> list[Vectors]:
         pixels = [one for chunk in chunks for one in chunk.pixels.values()]
         if not pixels:
             return []
         models = itertools.groupby(chunks, lambda chunk: chunk.prediction.model)
-        return inference.predict_together([_part(model, list(of)) for model, of in models], torch.stack(pixels))
+        rankings = inference.predict_together([_part(model, list(of)) for model, of in models], torch.stack(pixels))
+        return [ranking.vectors for ranking in rankings]
 
     def _train(self) -> None:
         """One step of the oldest BUILD."""
@@ -342,14 +373,20 @@ class DeviceLoop:
         self._finish(task, _failed(task.key[1], error))
 
     def _rows_waiting(self) -> int:
-        return sum(len(task.request.images) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
+        return sum(_rows_of(task) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
+
+
+def _rows_of(task: _Task) -> int:
+    """How many rows wait for the device, as far as is known."""
+    assert isinstance(task.request, jobs.Predict), "asked of no other"
+    rows = len(task.request.images) if task.prediction is None else task.prediction.computed
+    return rows if task.request.most is None else min(rows, task.request.most)
 
 
 def _part(model: Model, chunks: list[Chunk]) -> inference.Part:
-    """What is asked of a model for any of these rows is computed for all of them."""
-    requests = [chunk.prediction.request for chunk in chunks]
-    vectors = {request.vector for request in requests if request.vector is not None}
-    return inference.Part(model, sum(len(chunk.pixels) for chunk in chunks), max(request.top_k for request in requests), vectors)
+    """What is asked of a model for any of these rows is computed for all of them; the best classes are found when they are answered."""
+    vectors = {vector for chunk in chunks for vector in chunk.prediction.request.vectors}
+    return inference.Part(model, sum(len(chunk.pixels) for chunk in chunks), 0, vectors)
 
 
 def _too_many(rows: int) -> TooManyRequests:

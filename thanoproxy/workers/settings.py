@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["WorkerSettings"]
+__all__ = ["MIB", "WorkerSettings"]
 
 MIB = 1024 * 1024
 
@@ -28,5 +28,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader_threads: int | None = None
     model_memory: int = 4096 * MIB
     pixel_cache: int = 1024 * MIB
+    prediction_cache: int = 256 * MIB
     hang_after: float = 300.0
     queue_rows: int = 65536
