@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers.pipeline": WORKER,
     "workers.predicting": WORKER,
     "workers.process": WORKER,
+    "workers.recall": WORKER,
     "workers.quarantine": {"images.source"},
     "workers.reading": {"files.table"},
     "workers.reading_process": {"files"},

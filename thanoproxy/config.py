@@ -233,6 +233,9 @@ class Workers(Section):
         ge=1,
         description="rows that may wait at each worker when another PREDICT begins, or it is refused; one that runs has 256 (GPU: 1024)",
     )
+    prediction_cache: int = Field(
+        default=256, ge=0, le=1 << 20, description="MB of predictions that each worker keeps for images it sees again; 0: none"
+    )
     hang_after: float = Field(
         default=300.0,
         ge=0,

@@ -42,7 +42,7 @@ from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.reading import FileReader
 from thanoproxy.workers.scratch import Scratch, remove_abandoned
-from thanoproxy.workers.settings import RemoteSettings, StoreSettings, WorkerSettings
+from thanoproxy.workers.settings import MIB, RemoteSettings, StoreSettings, WorkerSettings
 
 __all__ = ["Server", "Shared", "worker_settings"]
 
@@ -338,4 +338,5 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         decoders=settings.workers.decoders,
         hang_after=settings.workers.hang_after,
         queue_rows=settings.workers.queue_rows,
+        prediction_cache=settings.workers.prediction_cache * MIB,
     )

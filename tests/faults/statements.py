@@ -67,10 +67,12 @@ class Statement(ABC):
 class Predict(Statement):
     seconds = 1.5
     times = 60
+    cache = False
 
     @property
     def text(self) -> str:
-        return f"PREDICT USING colours AS SELECT id, image FROM pictures, generate_series(1, {self.times}) g ORDER BY g, id"
+        query = f"SELECT id, image FROM pictures, generate_series(1, {self.times}) g ORDER BY g, id"
+        return f"PREDICT USING colours OPTIONS (cache={self.cache}) AS {query}"
 
     def is_right(self, rows: Rows, cluster: Cluster) -> bool:
         return [(row[0], row[-1]) for row in rows] == cluster.labels * self.times
@@ -79,6 +81,7 @@ class Predict(Statement):
 class Interactive(Predict):
     seconds = 0.1
     times = 1
+    cache = True
 
 
 class Table(Statement):
@@ -91,7 +94,8 @@ class Table(Statement):
 
     @property
     def text(self) -> str:
-        return f"CREATE TABLE {self.name} AS PREDICT USING colours AS SELECT id, image FROM pictures, generate_series(1, {self.times})"
+        query = f"SELECT id, image FROM pictures, generate_series(1, {self.times})"
+        return f"CREATE TABLE {self.name} AS PREDICT USING colours OPTIONS (cache=false) AS {query}"
 
     def is_right(self, rows: Rows, cluster: Cluster) -> bool:
         return self.left(cluster) is None and self._is_there(cluster)

@@ -66,7 +66,7 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
     ("PREDICT colours AS SELECT 1", "42601", "colours", "expected USING", None),
     ("PREDICT USING colours AS", "42601", "", "a query after AS", None),
     ("PREDICT USING colours OPTIONS (image_col 'x') AS SELECT 1", "42601", "'x'", 'expected "="', None),
-    ("PREDICT USING colours OPTIONS (cache=true) AS SELECT '' AS image", "0A000", "cache", "not supported yet", None),
+    ("PREDICT USING colours OPTIONS (cache='no') AS SELECT '' AS image", "22023", "'no'", "must be TRUE or FALSE", None),
     ("PREDICT USING colours AS SELECT 'abc", "42601", "'abc", "unterminated quoted string", None),
     ("PREDICT USING colours AS SELECT id FROM pictures", "42703", None, 'no column "image" or "image_path"', "image_col"),
     ("PREDICT USING colours AS SELECT image, 1 AS predicted FROM pictures", "42701", None, '"predicted"', "result_col"),

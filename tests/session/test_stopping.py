@@ -107,7 +107,7 @@ def test_the_backend_is_terminated(url: str, observer: psycopg.Connection[tuple[
     wait_for(observer, f"SELECT state IN ('canceled', 'failed') FROM thanosql.jobs WHERE pid = {raw.pid}", True)
 
 
-QUITE_MANY = "PREDICT USING colours AS SELECT image FROM pictures, generate_series(1, 2000)"
+QUITE_MANY = "PREDICT USING colours OPTIONS (cache=false) AS SELECT image FROM pictures, generate_series(1, 2000)"
 """The server has sent all of its rows long before they are predicted."""
 
 

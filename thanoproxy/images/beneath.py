@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from thanoproxy.errors import WorkerFailure
+from thanoproxy.images.stamp import Stamp, stamp_of
 
 __all__ = ["Found", "NotBeneath", "Roots", "TooLarge", "open_folder"]
 
@@ -26,6 +27,10 @@ MAX_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer; it has no effect on the regular files that pass the check.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DOTS = ("", ".", "..")
+_HELD = 64
+"""Folders held open at once."""
+
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # the process's own trouble, not the path's
 
 
@@ -88,7 +93,7 @@ class Roots:
         """For a new file `name`: a descriptor of the folder it would lie in, which the caller closes, and its name there.  Raises as
         `open` does."""
         folder, slash, last = name.rpartition("/")
-        if last in ("", ".", "..") or "\0" in name:
+        if last in _DOTS or "\0" in name:
             raise NotBeneath
         return self._first(folder + slash or ".", folder=True)[0], last
 
@@ -119,6 +124,43 @@ class Roots:
             while len(data) < size and (more := file.read(size - len(data))):
                 data += more
             return data
+
+    def stamps(self, names: Sequence[str]) -> list[Stamp | None]:
+        """What becomes another one when the file does (`thanoproxy.images.stamp`), for each of them; None where there is no such file.
+
+        Most lie in few folders, which are held open meanwhile: a walk to each file takes 20 us, and this 6.
+        """
+        folders: dict[str, int] = {}
+        try:
+            return [self._stamp(name, folders) for name in names]
+        finally:
+            for descriptor in folders.values():
+                os.close(descriptor)
+
+    def _stamp(self, name: str, folders: dict[str, int]) -> Stamp | None:
+        try:
+            descriptor = self._open_in(folders, name)
+        except (NotBeneath, WorkerFailure):
+            return None
+        try:
+            found = os.fstat(descriptor)
+        except OSError:  # a network file system's, which may be away (ESTALE)
+            return None
+        finally:
+            os.close(descriptor)
+        return stamp_of(found) if stat.S_ISREG(found.st_mode) else None
+
+    def _open_in(self, folders: dict[str, int], name: str) -> int:
+        folder, slash, last = name.rpartition("/")
+        held = folders.get(folder + slash)
+        if held is None and len(folders) < _HELD:
+            held = folders[folder + slash] = self.enter(name)[0]
+        if held is not None and last not in _DOTS:
+            try:
+                return os.open(last, _FILE, dir_fd=held)
+            except (OSError, ValueError):
+                pass  # a link, or in another root, or not there
+        return self.open(name)
 
 
 def open_folder(name: str, within: int) -> int:

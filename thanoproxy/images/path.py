@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from thanoproxy.errors import FileUnavailable, WorkerFailure
 from thanoproxy.images.beneath import NotBeneath, Roots, TooLarge
 from thanoproxy.images.source import MAX_BYTES, Setup, Source, shown, too_large
+from thanoproxy.images.stamp import Stamp
 
 __all__ = ["LocalPath"]
 
@@ -51,6 +52,9 @@ class LocalPath(Source):
         finally:
             os.close(descriptor)
         return f"{found.st_mtime_ns}-{found.st_size}"
+
+    def stamps(self, images: Sequence[str | bytes]) -> list[Stamp | None]:
+        return self._roots.stamps([_name(image) for image in images])
 
     def _hint(self) -> str:
         if not self._any:

@@ -14,6 +14,7 @@ from thanoproxy.errors import FeatureNotSupported, FileFailure, FileUnavailable,
 from thanoproxy.images.loader import Steps, finish
 from thanoproxy.images.reader import Reader
 from thanoproxy.images.settings import RemoteSettings
+from thanoproxy.images.stamp import ALWAYS, Stamp
 
 __all__ = ["MAX_BYTES", "Distant", "Setup", "Source", "Sources", "not_arrived", "shown", "too_large", "unavailable"]
 
@@ -51,6 +52,10 @@ class Source(ABC):
     def identity(self, image: str | bytes) -> str | None:
         """What changes when the image does, though `image` stays the same; '' where `image` says it all, None where there is none."""
         return ""
+
+    def stamps(self, images: Sequence[str | bytes]) -> list[Stamp | None]:
+        """The same of many, for a day and not for years: a stamp may change though the image does not, and surely does if it does."""
+        return [ALWAYS] * len(images)
 
 
 class Distant(Source):
@@ -95,6 +100,10 @@ class Distant(Source):
         """None, never taken for unchanged: to ask costs the same round trip as to read the image."""
         return None
 
+    def stamps(self, images: Sequence[str | bytes]) -> list[Stamp | None]:
+        """None, as `identity`."""
+        return [None] * len(images)
+
 
 class Sources:
     """The configured sources, in order."""
@@ -106,6 +115,18 @@ class Sources:
     def identity(self, image: str | bytes) -> str | None:
         """See `Source.identity`; None for what no source claims.  Raises nothing: whoever reads the image hears what is wrong."""
         return next((source.identity(image) for source in self._sources if source.claims(image)), None)
+
+    def stamps(self, images: Sequence[str | bytes]) -> list[Stamp | None]:
+        """See `Source.stamps`; None for what no source claims.  Raises nothing, as `identity`."""
+        found: list[Stamp | None] = [None] * len(images)
+        claimed: dict[Source, list[int]] = {}
+        for at, image in enumerate(images):
+            if (source := self._of(image)) is not None:
+                claimed.setdefault(source, []).append(at)
+        for source, places in claimed.items():
+            for at, stamp in zip(places, source.stamps([images[at] for at in places]), strict=True):
+                found[at] = stamp
+        return found
 
     def distant(self, image: str | bytes) -> bool:
         """Whether it comes from a place that takes its time."""

@@ -15,7 +15,7 @@ from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.errors import DuplicateFile, FileUnavailable, ThanoError
 from thanoproxy.session.reporting import Audience, Reporter, progress
 from thanoproxy.session.services import Services
-from thanoproxy.statements.shapes import Training, Transfer
+from thanoproxy.statements.collected import Training, Transfer
 from thanoproxy.wire.pipeline import UpstreamError
 from thanoproxy.wire.values import field_at
 from thanoproxy.workers import jobs

@@ -4,6 +4,9 @@ Memory is bounded by what is in flight: when enough rows wait, reading from upst
 does not read, nothing new is sent to the workers.  In flight are four batches of the size that the worker's device likes: one computes, one
 is on its way there, and images for two are read.  The first batches are small, so that the first row does not wait for many others,
 and they go before bulk work of other sessions.
+
+Batches grow while most of their predictions are known, since they cost the workers next to nothing then; but of none are more than
+`_LARGEST_BATCH` images computed at once, however many turn out not to be known: the workers leave the rest, and are asked again.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ _INTERACTIVE_ROWS = 64
 _IN_FLIGHT = 4
 """Requests, or batches of the device's where those are larger: 256 rows for a CPU, 1024 for a GPU, of `_BATCH_BYTES` a request at most."""
 
-_WAITING_ROWS, _WAITING_BYTES = 512, 16 << 20
+_LARGEST_KNOWN = 512
+_WAITING_ROWS, _WAITING_BYTES = 2 * _LARGEST_KNOWN, 16 << 20
 
 
 Emit = Callable[[bytes, jobs.Predicted, int], bytes]
@@ -83,7 +87,7 @@ class RowStream:
         self._job = uuid4().hex
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._flight: deque[tuple[list[bytes], asyncio.Task[jobs.Predicted]]] = deque()
+        self._flight: deque[tuple[list[bytes], asyncio.Task[list[jobs.Predicted]]]] = deque()
         self._ended = False
         self._dropping = False
         self._news = asyncio.Event()
@@ -154,21 +158,28 @@ class RowStream:
                 rows.append(self._waiting.popleft())
                 taken += len(rows[-1])
             self._waiting_bytes -= taken
-            self._batch = min(self._batch * 2, _LARGEST_BATCH)
+            self._batch = max(self._batch, min(self._batch * 2, _LARGEST_BATCH))
             self._flight.append((rows, asyncio.create_task(self._predict(rows))))
             self.rows += len(rows)
         if len(self._waiting) < _WAITING_ROWS // 2 and self._waiting_bytes < _WAITING_BYTES // 2:
             self._upstream.release("rows")
 
-    async def _predict(self, rows: list[bytes]) -> jobs.Predicted:
+    async def _predict(self, rows: list[bytes]) -> list[jobs.Predicted]:
+        """Answers, one behind the other, that have an entry for each row."""
         index, image = self._applied.image_column, self._applied.image
         images = [image(field_at(row, index)) for row in rows]
-        # Several batches of one statement are in flight at once, and replies are told apart by their job.
-        self.batches += 1
-        request = self._applied.request(f"{self._job}.{self.batches}", images, bulk=self.rows > _INTERACTIVE_ROWS)
-        reply = await self._pool.predict(request)
-        self.devices.add(reply.device)
-        return reply
+        replies = []
+        while images:
+            # Several batches of one statement are in flight at once, and replies are told apart by their job.
+            self.batches += 1
+            job, bulk = f"{self._job}.{self.batches}", self.rows > _INTERACTIVE_ROWS
+            reply = await self._pool.predict(self._applied.request(job, images, bulk=bulk, most=_LARGEST_BATCH))
+            assert reply.classes, "one image is always computed"
+            images = images[len(reply.classes) :]
+            replies.append(reply)
+            self.devices.add(reply.device)
+        self._batch = _next_batch(self._batch, len(rows), sum(reply.computed for reply in replies))
+        return replies
 
     async def _wait(self) -> None:
         """Until the oldest batch is done, or rows come that there is room for."""
@@ -184,10 +195,22 @@ class RowStream:
 
     async def _deliver(self) -> None:
         rows, task = self._flight.popleft()
-        reply = task.result()
+        replies = task.result()
         if self._dropping:
             return
-        emit = self._emit
-        self._client.write(b"".join([emit(row, reply, i) for i, row in enumerate(rows)]))
-        self.done += len(rows)
-        await self._client.drained()
+        left = iter(rows)
+        for reply in replies:
+            entries = range(len(reply.classes))
+            while entries and not self._dropping:
+                part, entries = entries[:_LARGEST_BATCH], entries[_LARGEST_BATCH:]
+                self._client.write(b"".join([self._emit(row, reply, i) for i, row in zip(part, left, strict=False)]))
+                self.done += len(part)
+                await self._client.drained()
+                await asyncio.sleep(0)  # others may go on: an embedding in text takes a while
+
+
+def _next_batch(size: int, rows: int, computed: int) -> int:
+    """How many rows the next batch should have, after one of `rows` of which so many images were computed."""
+    if 2 * computed > _LARGEST_BATCH:
+        return min(size, _LARGEST_BATCH)
+    return min(2 * size, _LARGEST_KNOWN) if rows >= size else size

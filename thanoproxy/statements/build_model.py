@@ -12,9 +12,10 @@ from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.errors import DataError, FeatureNotSupported, NoData, NullNotAllowed, ThanoError
 from thanoproxy.models import registry
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
+from thanoproxy.statements.collected import Training
 from thanoproxy.statements.columns import image_column, label_column
 from thanoproxy.statements.options import IMAGE_COLUMN, LABEL_COLUMN, Chosen, Rule, read_options
-from thanoproxy.statements.shapes import Collect, Seal, Training
+from thanoproxy.statements.shapes import Collect, Seal
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import BYTEA, FLOAT8, INT4, INT8, TEXT, TEXT_ARRAY, bytea
 from thanoproxy.workers import jobs

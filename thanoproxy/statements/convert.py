@@ -15,7 +15,7 @@ from thanoproxy.workers import jobs
 
 __all__ = ["LATER", "RULES", "parse"]
 
-LATER = frozenset({"cache"})
+LATER = frozenset[str]()
 
 
 def parse(cursor: Cursor) -> Decorate:

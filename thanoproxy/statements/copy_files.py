@@ -12,8 +12,9 @@ from thanoproxy.catalog.quote import identifier, literal
 from thanoproxy.errors import DuplicateColumn
 from thanoproxy.sql.clauses import Cursor, InnerQuery
 from thanoproxy.sql.source import Source
+from thanoproxy.statements.collected import NO_ROWS
 from thanoproxy.statements.options import IMAGE_COLUMN, LABEL_COLUMN, Chosen, Rule, read_options
-from thanoproxy.statements.shapes import NO_ROWS, Import
+from thanoproxy.statements.shapes import Import
 
 __all__ = ["LATER", "RULES", "filling", "making", "parse"]
 

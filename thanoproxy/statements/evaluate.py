@@ -12,7 +12,7 @@ from thanoproxy.statements.columns import columns_of, image_column, label_column
 from thanoproxy.statements.metrics import Tally
 from thanoproxy.statements.options import IMAGE_COLUMN, LABEL_COLUMN, Chosen, Rule
 from thanoproxy.statements.shapes import Added, Seal, Summarise, Summary
-from thanoproxy.statements.using import BATCH_SIZE, ON_ERROR, ModelAtWork, Using, read_clauses
+from thanoproxy.statements.using import BATCH_SIZE, CACHE, ON_ERROR, ModelAtWork, Using, read_clauses
 from thanoproxy.wire.floats import numbers
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import FLOAT8, INT8, TEXT
@@ -20,8 +20,8 @@ from thanoproxy.workers import jobs
 
 __all__ = ["LATER", "RULES", "parse"]
 
-RULES = {**IMAGE_COLUMN, **LABEL_COLUMN, **BATCH_SIZE, **ON_ERROR, "per_class": Rule("bool"), "confusion_matrix": Rule("bool")}
-LATER = frozenset({"cache"})
+RULES = {**IMAGE_COLUMN, **LABEL_COLUMN, **BATCH_SIZE, **ON_ERROR, **CACHE, "per_class": Rule("bool"), "confusion_matrix": Rule("bool")}
+LATER = frozenset[str]()
 
 _OVERALL = (Added("metric", TEXT), Added("score", FLOAT8))
 _PER_CLASS = (Added("class", TEXT), *_OVERALL)

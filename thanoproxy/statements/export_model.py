@@ -9,8 +9,9 @@ from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.errors import InsufficientPrivilege
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
+from thanoproxy.statements.collected import NO_ROWS, Transfer
 from thanoproxy.statements.lookup import undefined, verified
-from thanoproxy.statements.shapes import NO_ROWS, Collect, Seal, Transfer
+from thanoproxy.statements.shapes import Collect, Seal
 from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import INT4, INT8, TEXT
 from thanoproxy.workers import jobs

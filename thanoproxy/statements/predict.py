@@ -36,7 +36,7 @@ RULES = {
     "probabilities": Rule("bool"),
     "threshold": Rule("float", least=0, most=1),
 }
-LATER = frozenset({"cache"})
+LATER = frozenset[str]()
 
 
 def parse(cursor: Cursor) -> Decorate:

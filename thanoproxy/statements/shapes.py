@@ -18,16 +18,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.sql.clauses import InnerQuery
-from thanoproxy.statements.options import Chosen
+from thanoproxy.statements.collected import Training, Transfer
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 
 __all__ = [
-    "NO_ROWS",
     "Added",
     "Applied",
     "Collect",
@@ -48,8 +47,6 @@ __all__ = [
     "Shape",
     "Summarise",
     "Summary",
-    "Training",
-    "Transfer",
     "applying",
     "has_job",
     "inside_out",
@@ -96,8 +93,8 @@ class Applied(ABC):
         """The image as the row's field names it."""
 
     @abstractmethod
-    def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
-        """What the workers are asked for a batch of rows."""
+    def request(self, job: str, images: list[jobs.Image], *, bulk: bool, most: int) -> jobs.Predict:
+        """What the workers are asked for a batch of rows; they compute `most` images for it, and leave the rows behind them."""
 
     @abstractmethod
     def warning(self) -> str | None:
@@ -201,61 +198,6 @@ class Summarise(ABC):
     @abstractmethod
     def open(self, found: Sequence[str | None] | None, inner: Sequence[Column], codec: str, seal: Seal) -> Summary:
         """Begin, as `Decorate.open` does."""
-
-
-class Training(ABC):
-    """A BUILD at work.  The inner query's fields arrive in text format, at `indices` of its columns."""
-
-    kind: str
-    model: str
-    role: str
-    version: int
-    options: Chosen
-    indices: Sequence[int]
-
-    @abstractmethod
-    def take(self, row: int, values: Sequence[bytes | None]) -> tuple[jobs.Image, str]:
-        """Image and label of the 0-based `row`, which must be told if they cannot be used."""
-
-    @abstractmethod
-    def request(self, job: str, spool: str) -> jobs.Build:
-        """The job.  Raises if the rows taken cannot make one (none at all, one class only)."""
-
-    @abstractmethod
-    def record(self, built: jobs.Built) -> ModelRecord:
-        """The catalogue row of the result, signed."""
-
-    @abstractmethod
-    def summary(self, built: jobs.Built) -> tuple[Any, ...]:
-        """The values of the one row that answers, as `Collect.result` lists its columns."""
-
-
-class Transfer(ABC):
-    """An EXPORT or UPLOAD at work, on that version of a model."""
-
-    kind: str
-    phase: jobs.Phase
-    model: str
-    role: str
-    version: int
-    position: int
-    """Where the client wrote the file's name."""
-
-    @abstractmethod
-    def request(self, job: str) -> jobs.Export | jobs.Upload:
-        """The job."""
-
-    @abstractmethod
-    def record(self, answer: jobs.Exported | jobs.Built) -> ModelRecord | None:
-        """The catalogue row of the result, signed; None where there is nothing to register."""
-
-    @abstractmethod
-    def summary(self, answer: jobs.Exported | jobs.Built) -> tuple[Any, ...]:
-        """As `Training.summary`."""
-
-
-NO_ROWS = "SELECT WHERE false"
-"""The inner query of a statement that collects nothing from one."""
 
 
 class Collect(ABC):

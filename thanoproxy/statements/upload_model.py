@@ -9,8 +9,9 @@ from thanoproxy.catalog import store
 from thanoproxy.catalog.records import ModelRecord
 from thanoproxy.sql.clauses import Cursor, InnerQuery, ModelName
 from thanoproxy.statements.build_model import RESULT, known_architecture, made, new_name, reserved
+from thanoproxy.statements.collected import NO_ROWS, Transfer
 from thanoproxy.statements.options import Chosen, Rule, read_options
-from thanoproxy.statements.shapes import NO_ROWS, Collect, Seal, Transfer
+from thanoproxy.statements.shapes import Collect, Seal
 from thanoproxy.wire.messages import Column
 from thanoproxy.workers import jobs
 

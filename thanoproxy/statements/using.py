@@ -17,11 +17,12 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.values import BYTEA, bytea
 from thanoproxy.workers import jobs
 
-__all__ = ["BATCH_SIZE", "COLUMN_RULES", "ON_ERROR", "AddColumns", "ColumnsAtWork", "ModelAtWork", "Using", "read_clauses"]
+__all__ = ["BATCH_SIZE", "CACHE", "COLUMN_RULES", "ON_ERROR", "AddColumns", "ColumnsAtWork", "ModelAtWork", "Using", "read_clauses"]
 
 BATCH_SIZE = {"batch_size": Rule("int", least=1, most=65536, auto=True)}
 ON_ERROR = {"on_error": Rule("text", choices=("fail", "null", "skip"))}
-COLUMN_RULES = {**IMAGE_COLUMN, **RESULT_COLUMN, **BATCH_SIZE, **ON_ERROR}
+CACHE = {"cache": Rule("bool")}
+COLUMN_RULES = {**IMAGE_COLUMN, **RESULT_COLUMN, **BATCH_SIZE, **ON_ERROR, **CACHE}
 
 _NOT_THE_IMAGE = frozenset({WorkerFailure.sqlstate, InternalError.sqlstate})
 """Failures of a row that say nothing about its image."""
@@ -117,6 +118,7 @@ class ModelAtWork(Applied):
         self._format = inner[index].format
         self._codec = codec
         self._batch_size = statement.options.get("batch_size")
+        self._cache: bool = statement.options.get("cache", True)
         self._on_error = statement.options.get("on_error", "fail")
         self._rows = self._unreadable = 0
         self._first = ""
@@ -126,8 +128,18 @@ class ModelAtWork(Applied):
             return None
         return bytea(value, self._format) if self._bytea else value.decode(self._codec, "replace")
 
-    def request(self, job: str, images: list[jobs.Image], *, bulk: bool) -> jobs.Predict:
-        return jobs.Predict(job, self.artifact, images, top_k=self.top_k, batch_size=self._batch_size, bulk=bulk, vector=self.vector)
+    def request(self, job: str, images: list[jobs.Image], *, bulk: bool, most: int) -> jobs.Predict:
+        return jobs.Predict(
+            job,
+            self.artifact,
+            images,
+            top_k=self.top_k,
+            batch_size=self._batch_size,
+            bulk=bulk,
+            vector=self.vector,
+            cache=self._cache,
+            most=most,
+        )
 
     def is_readable(self, reply: jobs.Predicted, index: int) -> bool:
         """Whether the image of the next row could be read, or is NULL.  Raises the row's failure if `on_error` does not let it pass."""

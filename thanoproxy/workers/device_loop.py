@@ -1,21 +1,24 @@
 """The heart of a worker: one thread that owns a device and gives it, batch by batch, to whoever's turn it is.
 
-Around that thread: loader threads that read and decode images ahead of it, and one that loads models.  Requests come in
-through `submit` from any thread and never block; replies go out through the callback given with each request, on any thread.
+Around that thread: loader threads that read and decode images ahead of it, one that loads models, and one that knows predictions from
+before.  Requests come in through `submit` from any thread and never block; replies go out through the callback given with each
+request, on any thread.
 
-    submit(Predict) - model resident? - decode (Intake) - ready chunks --\\
-    submit(Build)   - queue of builds ----------------------------------- next_turn - device
+    submit(Predict) - model resident? - known (recall) - decode (Intake) - ready chunks --\\
+    submit(Build)   - queue of builds ---------------------------------------------------- next_turn - device
     submit(Cancel)  - takes effect before the next turn
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -35,10 +38,12 @@ from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
+from thanoproxy.workers.cache import PredictionCache
 from thanoproxy.workers.decoding import loaders_for
 from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
-from thanoproxy.workers.predicting import INTERACTIVE, Chunk, Intake, Prediction
+from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Intake, Prediction, Vectors
+from thanoproxy.workers.recall import keep, recall
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -82,6 +87,8 @@ class DeviceLoop:
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
+        self._cache = PredictionCache(settings.prediction_cache)
+        self._recaller = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
         weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
         self._workshop = Workshop(self.device, store, sources, self._loaders, weights, settings.pixel_cache)
@@ -131,7 +138,7 @@ class DeviceLoop:
                 self._model_loader.submit(lambda: self._load(task, request))
 
     def _at_work(self) -> dict[str, int]:
-        turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader}
+        turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader, "recaller": self._recaller}
         found = {f"{name} {index}": at for name, of in threads.items() for index, at in of.at_work().items()}
         return {**({} if turn is None else {"device": turn}), **self._pipeline.at_work(), **found}
 
@@ -154,6 +161,7 @@ class DeviceLoop:
         if self._compiler is not None:
             self._compiler.close()
         self._model_loader.close()
+        self._recaller.close()
         self._loaders.close()
 
     def _cancel(self, key: Key) -> None:
@@ -193,13 +201,10 @@ class DeviceLoop:
             if self._tasks.get(task.key) is not task:
                 raise Canceled("canceling statement due to user request")
 
-        answer: jobs.Reply
         try:
             go_on()
-            if isinstance(request, jobs.Export):
-                answer = export_model(self._store, self._files, request, go_on)
-            else:
-                answer = upload_model(self._store, self._files, request, go_on)
+            work: Any = export_model if isinstance(request, jobs.Export) else upload_model
+            answer = work(self._store, self._files, request, go_on)
         except Exception as error:  # whatever it is, it is this request's answer
             self._fail(task, error)
         else:
@@ -207,11 +212,35 @@ class DeviceLoop:
         give_back_freed_memory()
 
     def _begin(self, task: _Task, request: jobs.Predict, model: Model) -> None:
-        task.prediction = Prediction(task.key, request, model)
-        if task.prediction.chunks:
-            self._intake.add(task.prediction)
+        if request.cache and self._cache:
+            # By a thread of its own, so that what is known waits for no image that is being decoded.
+            self._recaller.submit(lambda: self._recall(task, request, model), BULK if request.bulk else INTERACTIVE)
         else:
-            self._finish(task, task.prediction.answer())
+            self._take_in(task, Prediction(task.key, request, model))
+
+    def _take_in(self, task: _Task, prediction: Prediction) -> None:
+        prediction.begin()
+        if not prediction.chunks:
+            self._finish(task, prediction.answer())
+            return
+        with self._changed:
+            if self._tasks.get(task.key) is task:
+                task.prediction = prediction
+                self._intake.add(prediction)
+
+    # On the recaller's thread.
+
+    def _recall(self, task: _Task, request: jobs.Predict, model: Model) -> None:
+        if self._tasks.get(task.key) is not task:
+            return
+        try:
+            prediction = Prediction(task.key, request, model)
+            recall(prediction, self._sources, self._cache)
+            self._take_in(task, prediction)
+        except Exception as error:  # whatever it is, it is this request's answer
+            self._fail(task, error)
+            return
+        log.debug("job %s: %d of %d images are computed", request.job, prediction.computed, len(prediction.images))
 
     # On a loader thread.
 
@@ -260,18 +289,22 @@ class DeviceLoop:
         """What a batch has come to; on the thread that waits for results, where there is one."""
         if isinstance(outcome, Exception):
             self._if_device_lost(outcome)
+        rankings = iter(() if isinstance(outcome, Exception) else outcome)
         with self._changed:
-            at = 0
             for chunk in chunks:
-                task, end = self._task_of(chunk), at + len(chunk.pixels)
+                task = self._task_of(chunk)
                 if isinstance(outcome, Exception):
                     if task is not None:
                         self._fail(task, outcome)
-                elif chunk.prediction.finish(chunk, outcome[at:end]) and task is not None:
-                    self._finish(task, chunk.prediction.answer())
+                else:
+                    self._take_results(chunk, [ranking.vectors for ranking in itertools.islice(rankings, len(chunk.pixels))], task)
                 self._intake.done(chunk)
                 chunk.pixels = {}
-                at = end
+
+    def _take_results(self, chunk: Chunk, found: list[Vectors], task: _Task | None) -> None:
+        keep(chunk, found, self._cache)
+        if chunk.prediction.finish(chunk, found) and task is not None:
+            self._finish(task, chunk.prediction.answer())
 
     def _train(self) -> None:
         """One step of the oldest BUILD."""
@@ -341,7 +374,14 @@ class DeviceLoop:
         self._finish(task, _failed(task.key[1], error))
 
     def _rows_waiting(self) -> int:
-        return sum(len(task.request.images) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
+        return sum(_rows_of(task) for task in self._tasks.values() if isinstance(task.request, jobs.Predict))
+
+
+def _rows_of(task: _Task) -> int:
+    """How many rows wait for the device, as far as is known."""
+    assert isinstance(task.request, jobs.Predict), "asked of no other"
+    rows = len(task.request.images) if task.prediction is None else task.prediction.computed
+    return rows if task.request.most is None else min(rows, task.request.most)
 
 
 def _too_many(rows: int) -> TooManyRequests:

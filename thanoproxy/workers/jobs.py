@@ -69,7 +69,8 @@ class TrainOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Predict(msgspec.Struct, frozen=True, tag="predict"):
     """Classify `images` with the model in `artifact` (its content hash); `bulk` ones yield to the others at batch boundaries.
 
-    `top_k` best classes of each are answered, and its `vector` where one is asked for.
+    `top_k` best classes of each are answered, and its `vector` where one is asked for.  With `cache`, what is known from before need
+    not be computed.  At most `most` images are computed: the answer ends before the first row that would need one more.
     """
 
     job: str
@@ -79,6 +80,15 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
     batch_size: int | None = None
     bulk: bool = True
     vector: Vector | None = None
+    cache: bool = False
+    most: int | None = None
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """What the answer is made of."""
+        if self.vector == "features":
+            return ("features", "probabilities") if self.top_k else ("features",)
+        return ("probabilities",)
 
     def __post_init__(self) -> None:
         if not all(image is None or isinstance(image, (str, bytes)) for image in self.images):
@@ -161,7 +171,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 class Predicted(msgspec.Struct, frozen=True, tag="predicted"):
     """One entry per image, in order: the class indices and their probabilities, best first (`top_k` of them), or None for a NULL
-    image and for an image listed in `failures` (keyed by its index in the request).  `device` is where they were predicted.
+    image and for an image listed in `failures` (keyed by its index in the request).  `device` is where they were predicted; `computed`
+    images were read for it, the others were known.  Where more than `most` would be, it has an entry for the first images only.
 
     `vectors` is empty unless they were asked for; each is of float32, the least significant byte first.
     """
@@ -172,6 +183,7 @@ class Predicted(msgspec.Struct, frozen=True, tag="predicted"):
     failures: dict[int, Failure] = {}
     device: str = ""
     vectors: list[bytes | None] = []
+    computed: int = 0
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):

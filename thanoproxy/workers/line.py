@@ -47,8 +47,9 @@ class Line:
         frame = pack(request)
         self._receivers[request.job] = receive
         if isinstance(request, jobs.Predict):
-            self._rows[request.job] = len(request.images)
-            self.rows_under_way += len(request.images)
+            rows = len(request.images) if request.most is None else min(len(request.images), request.most)
+            self._rows[request.job] = rows
+            self.rows_under_way += rows
         if self._why_over is not None:
             self._deliver(_failed(request.job, self._why_over))
             return

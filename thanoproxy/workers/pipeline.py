@@ -104,7 +104,6 @@ class Pipeline:
 
 
 def _part(model: Model, chunks: list[Chunk]) -> Part:
-    """What is asked of a model for any of these rows is computed for all of them."""
-    requests = [chunk.prediction.request for chunk in chunks]
-    vectors = {request.vector for request in requests if request.vector is not None}
-    return Part(model, sum(len(chunk.pixels) for chunk in chunks), max(request.top_k for request in requests), vectors)
+    """What is asked of a model for any of these rows is computed for all of them; the best classes are found when they are answered."""
+    vectors = {vector for chunk in chunks for vector in chunk.prediction.request.vectors}
+    return Part(model, sum(len(chunk.pixels) for chunk in chunks), 0, vectors)

@@ -64,7 +64,7 @@ class Quarantine:
                 )
             rows = search.parts[0].rows
             cell = await self._cell_with(request)
-            part = structs.replace(request, images=request.images[rows.start : rows.stop])
+            part = structs.replace(request, images=request.images[rows.start : rows.stop], most=None)
             try:
                 answers[rows] = await one_reply(cell.child.line.send, part, jobs.Predicted)
             except WorkerFailure as failure:
@@ -131,7 +131,8 @@ def _blame(image: jobs.Image, row: int, why: str | None) -> jobs.Failure:
 def _together(request: jobs.Predict, answers: Mapping[range, jobs.Predicted], failures: dict[int, jobs.Failure]) -> jobs.Predicted:
     """One answer of those to the parts; rows that are in none have only their failure."""
     count = len(request.images)
-    whole = jobs.Predicted(request.job, [None] * count, [None] * count, failures, vectors=[] if request.vector is None else [None] * count)
+    vectors: list[bytes | None] = [] if request.vector is None else [None] * count
+    whole = jobs.Predicted(request.job, [None] * count, [None] * count, failures, vectors=vectors, computed=count)
     for rows, answer in answers.items():
         at = slice(rows.start, rows.stop)
         whole.classes[at], whole.scores[at] = answer.classes, answer.scores

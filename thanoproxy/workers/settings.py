@@ -8,7 +8,7 @@ import msgspec
 
 from thanoproxy.images.settings import RemoteSettings, StoreSettings
 
-__all__ = ["RemoteSettings", "StoreSettings", "WorkerSettings"]
+__all__ = ["MIB", "RemoteSettings", "StoreSettings", "WorkerSettings"]
 
 MIB = 1024 * 1024
 
@@ -37,5 +37,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     decoders: Literal["auto", "threads", "processes"] = "auto"
     model_memory: int = 4096 * MIB
     pixel_cache: int = 1024 * MIB
+    prediction_cache: int = 256 * MIB
     hang_after: float = 300.0
     queue_rows: int = 65536
