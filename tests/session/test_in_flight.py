@@ -25,6 +25,9 @@ class Classifies(Applied):
     def image(self, value: bytes | None) -> jobs.Image:
         return None if value is None else value.decode()
 
+    def warning(self) -> str | None:
+        return None
+
     def request(self, job: str, images: list[jobs.Image], **rest: Any) -> jobs.Predict:
         return jobs.Predict(job, self.artifact, images, **rest)
 
@@ -50,7 +53,8 @@ class Worker:
         self.most = max(self.most, self.inside)
         await self._go_on.wait()
         self.inside -= len(request.images)
-        return jobs.Predicted(request.job, [(0,)] * len(request.images), [(1.0,)] * len(request.images))
+        images = len(request.images)
+        return jobs.Predicted(request.job, [(0,)] * images, [(1.0,)] * images, computed=images)
 
 
 class Link:

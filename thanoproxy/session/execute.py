@@ -146,6 +146,7 @@ class Stop:
         self.cancel_upstream = cancel_upstream
         self._task: asyncio.Task[None] | None = None
         self._reason = ""
+        self._known = False
 
     @property
     def running(self) -> bool:
@@ -153,7 +154,7 @@ class Stop:
 
     def __call__(self, reason: str) -> None:
         """Stop what runs now, if anything does."""
-        if self._task is not None and not self._reason:
+        if self._task is not None and not self._reason and not self._known:
             self._reason = reason
             self._task.cancel()
 
@@ -163,13 +164,19 @@ class Stop:
 
     @asynccontextmanager
     async def told(self, failed: Callable[[ThanoError | UpstreamError], Awaitable[None]]) -> AsyncIterator[None]:
-        """A part of the statement of which `failed` is told why it ended, if it ends too early."""
+        """A part of the statement of which `failed` is told why it ended, if it ends too early.
+
+        While it is told, nothing can stop the statement any more: the user's cancel comes to the server first, and to us behind the
+        server's error, which is then the client's to see.
+        """
         try:
             yield
         except (ThanoError, UpstreamError) as problem:
+            self._known = True
             await failed(problem)
             raise
         except SegmentFailed:
+            self._known = True
             await failed(self._problem)
             raise
         except asyncio.CancelledError:
@@ -185,7 +192,7 @@ class Stop:
         """The statement; `seconds` is its statement_timeout, 0 for none.  Raises `Canceled` where it was stopped."""
         task: asyncio.Task[None] | None = asyncio.current_task()
         assert task is not None, "statements run in the session's task"
-        self._task, self._reason = task, ""
+        self._task, self._reason, self._known = task, "", False
         timer = asyncio.get_running_loop().call_later(seconds, self, "statement timeout") if seconds else None
         try:
             yield
