@@ -5,6 +5,7 @@ VENV ?= .venv
 DEMO_ARGS ?=
 FAULTS_ARGS ?=
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -18,7 +19,7 @@ DEV := $(VENV)/.stamp-dev
 
 help:
 	@echo "make demo           the main job end to end: embedded PostgreSQL, real images, BUILD MODEL, PREDICT USING"
-	@echo "make test           the test suite (PYTEST_ARGS='-k wire' for a part of it)"
+	@echo "make test           the test suite (PYTEST_ARGS='-k wire' for a part of it, JOBS=4 for more at once)"
 	@echo "make lint           ruff: rules and format"
 	@echo "make types          mypy --strict"
 	@echo "make format         rewrite the sources in ruff's format"
@@ -34,8 +35,10 @@ help:
 demo: $(RUN)
 	@$(BIN)/thanoproxy demo $(DEMO_ARGS)
 
+# pytest's 5 is "no tests": with PYTEST_ARGS one of the two halves may have none.
 test: $(DEV)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 lint: $(DEV)
 	@$(BIN)/ruff check .

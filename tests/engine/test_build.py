@@ -141,6 +141,7 @@ def test_closing_it_at_any_boundary_leaves_nothing(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.alone
 def test_someone_waiting_never_waits_longer_than_a_batch(
     workshop: Workshop, spooled: Callable[[Rows], str], pictures: tuple[Path, Rows]
 ) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.faults.campaign import Campaign
 from tests.faults.cluster import running_cluster
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(

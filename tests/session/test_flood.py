@@ -13,6 +13,8 @@ import pytest
 from tests.databases import Database
 from tests.serving import Proxy, running_proxy, small_model
 
+pytestmark = pytest.mark.alone
+
 MANY = "PREDICT USING colours OPTIONS (cache=false) AS SELECT id, image FROM pictures, generate_series(1, {}) g ORDER BY g, id"
 SESSIONS = 60
 TIMES = 1

@@ -24,6 +24,8 @@ from tests.session.test_stopping import wait_for
 from thanoproxy.engine import build, exporting, first_stage, uploading
 from thanoproxy.engine.training import Trainer
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 2.0
 MANY = "SELECT image, label FROM pictures, generate_series(1, 3000)"
 SLOW = "SELECT image, label FROM pictures WHERE id < 23 OR pg_sleep(60) IS NOT NULL"

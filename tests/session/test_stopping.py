@@ -15,6 +15,8 @@ from tests.databases import Database
 from tests.rawwire import RawClient
 from thanoproxy.wire.messages import query
 
+pytestmark = pytest.mark.alone
+
 LONG = "BUILD MODEL endless USING MobileNet_V2 OPTIONS (pretrained=false, input_size=64, epochs=10000) AS SELECT image, label FROM pictures"
 MANY = "PREDICT USING colours AS SELECT image FROM pictures, generate_series(1, 1000000)"
 
