@@ -52,7 +52,8 @@ class Features:
         chosen = torch.from_numpy(np.asarray(rows, np.int64))
         labels = torch.cat(self._labels)
         if self._file is None:
-            self._held = [torch.cat(self._held)]
+            if len(self._held) > 1:
+                self._held = [torch.cat(self._held)]
             return Table(self._held[0][chosen.to(self._device)], labels[chosen].to(self._device))
         self._spill()
         return _FileTable(self._file, self._width, chosen, labels[chosen], self._device)

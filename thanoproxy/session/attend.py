@@ -462,12 +462,8 @@ class Attendant:
     @asynccontextmanager
     async def running(self, shape: Shape) -> AsyncIterator[None]:
         """The statement, which may be stopped; its client is kept informed where it is one for that."""
-        async with self.stop.during(await statement_timeout(self.exchange)):
-            if has_job(shape):
-                async with self.audience.informed():
-                    yield
-            else:
-                yield
+        async with self.stop.during(await statement_timeout(self.exchange)), self.audience.informed(has_job(shape)):
+            yield
 
     async def announce(self, shape: Save) -> None:
         """There will be a view that holds predictions: for this front from now on, for others once it is committed."""

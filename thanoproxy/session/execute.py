@@ -171,13 +171,9 @@ class Stop:
         """
         try:
             yield
-        except (ThanoError, UpstreamError) as problem:
+        except (ThanoError, UpstreamError, SegmentFailed) as problem:
             self._known = True
-            await failed(problem)
-            raise
-        except SegmentFailed:
-            self._known = True
-            await failed(self._problem)
+            await failed(self._problem if isinstance(problem, SegmentFailed) else problem)
             raise
         except asyncio.CancelledError:
             await asyncio.shield(failed(self._problem))

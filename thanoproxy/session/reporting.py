@@ -40,8 +40,11 @@ class Audience:
         self._told = 0.0
 
     @asynccontextmanager
-    async def informed(self) -> AsyncIterator[None]:
-        """A statement that has a job: while the server has it wait before that, as for a lock, the client hears of it, too."""
+    async def informed(self, has_job: bool) -> AsyncIterator[None]:
+        """A statement that may have a job: while the server has it wait before that, as for a lock, the client hears of it, too."""
+        if not has_job:
+            yield
+            return
         self._told = asyncio.get_running_loop().time()
         self.expect()
         ticking = asyncio.create_task(self._tick(), name="reports")

@@ -125,10 +125,7 @@ class Run:
     async def run(self) -> None:
         self.exchange.pipeline.expect(self.script)
         self.exchange.send(messages.query(self.source.text.encode(self.exchange.codec)))
-        if not self.has_jobs:
-            await self._follow()
-            return
-        async with self.attendant.audience.informed():
+        async with self.attendant.audience.informed(self.has_jobs):
             await self._follow()
 
     async def _follow(self) -> None:
