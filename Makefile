@@ -37,7 +37,7 @@ demo: $(RUN)
 
 # pytest's 5 is "no tests": with PYTEST_ARGS one of the two halves may have none.
 test: $(DEV)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone" $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -m "not alone" $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	@$(BIN)/python -m pytest -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 lint: $(DEV)

@@ -22,6 +22,28 @@ TEMPLATE = "thanosql_template"
 T = TypeVar("T")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell of a failure when it happens, not only at the end: a run that is stopped from outside never comes to its summary."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        config.pluginmanager.register(Failures(terminal))
+
+
+class Failures:
+    """One line for each test that fails."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            reason = crash.message if crash else str(report.longrepr)
+            self._terminal.ensure_newline()
+            self._terminal.write_line(f"{report.when} of {report.nodeid} failed: {reason.strip()[:600]}")
+
+
 def run_aside(work: Coroutine[Any, Any, T]) -> T:
     """What `work` comes to, run on a loop of its own, wherever we are: the tests' loop is not disturbed."""
     with ThreadPoolExecutor(1) as thread:

@@ -28,8 +28,18 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
-def thanoproxy(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False, env=environment(**more), timeout=120)
+def thanoproxy(*words: str | Path, seconds: float = 120, **more: str) -> subprocess.CompletedProcess[str]:
+    """What one command came to; if it takes more than `seconds`, it and its children are killed, and what it said is in the failure."""
+    command = [*COMMAND, *map(str, words)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**more), start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as late:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"{command} takes more than {seconds} s; it has said {late.stdout!r}, {late.stderr!r}")
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands.test_cli import COMMAND, environment, thanoproxy
+from tests.commands.test_cli import thanoproxy
 from thanoproxy.embedded import temporary_directory
 
 
@@ -25,8 +25,7 @@ def show(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_demo_learns_digits(folder: Path) -> None:
-    words = [*COMMAND, "demo", "--directory", str(folder / "demo"), "--listen", "127.0.0.1:0"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment(), timeout=500)
+    done = thanoproxy("demo", "--directory", folder / "demo", "--listen", "127.0.0.1:0", seconds=500)
     assert done.returncode == 0, show(done)
     found = re.search(r"accuracy (\d\.\d+) \((\d+) of (\d+)\)", done.stdout)
     assert found, show(done)
