@@ -245,6 +245,6 @@ async def test_the_end_of_a_long_stream_does_not_wait_for_more(kind: Any, pair: 
     peer.send(b"!")
     await soon(lambda: protocol.data.endswith(b"!"))
     assert protocol.data == sent + b"!"
-    assert marks == ({1, 65536} if kind.__name__ == "PolledTransport" else {1}), "woken for each piece, or for many at once"
+    assert marks == ({1, 131072} if kind.__name__ == "PolledTransport" else {1}), "woken for each piece, or for many at once"
     transport.abort()
     await protocol.lost

@@ -50,7 +50,7 @@ cdef enum:
     ARRIVING = 131072
     PIECE = 8192  # what a server process sends at once (pqcomm.c: PQ_SEND_BUFFER_SIZE)
     STREAM = 16777216  # the millisecond at its end is then a few percent of it at most
-    AT_ONCE = 65536  # half of what a socket has room for at first (tcp_rmem), so that the sender goes on meanwhile
+    AT_ONCE = 131072  # the kernel makes room for twice as much (tcp_set_rcvlowat), so the sender goes on meanwhile; 64 and 256 KB are slower
 
 TICK = 0.001
 
