@@ -1,8 +1,8 @@
 """Which JPEG files a device may decode, told by their headers alone.
 
-A device's decoder (nvJPEG) knows fewer kinds of JPEG than those of `thanoproxy.images.decode`, turns no image as EXIF says, and tells less of
-what is wrong with one.  So it gets what nearly all photos are: baseline, eight bits, YCbCr or grey, interleaved, each marker where ITU T.81
-wants it, and an end.  Whatever is unusual about a file, or depends on who reads it, is `decode`'s.
+A device's decoder (nvJPEG) knows fewer kinds of JPEG than those of `thanoproxy.images.decode`, turns no image as EXIF says, and tells less
+of what is wrong with one.  So it gets what nearly all photos are: baseline, eight bits, YCbCr or grey, interleaved, each marker where ITU
+T.81 wants it, and an end.  Whatever is unusual about a file, or depends on who reads it, is `decode`'s.
 """
 
 from __future__ import annotations

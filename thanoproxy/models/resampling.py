@@ -1,9 +1,9 @@
 """Scaling and cropping of many images at once, of whatever sizes: for a device, which is not to be told of each by itself.
 
 The pixels are those of `preprocessing.scale` and `center_crop`.  What torch does there to an image (`HelperInterpBase` in its
-`UpSampleKernel.cpp`) is a product with one matrix from each side: each row of one has the weights of the few pixels that a new pixel is made of,
-rounded to sixteen bits, and between the two products pixels are rounded to eight.  So images of similar size are laid on one canvas, each in
-its corner, and multiplied by matrices of their own; only what the crop needs of an image is laid there.
+`UpSampleKernel.cpp`) is a product with one matrix from each side: each of its rows has the weights of the few pixels that a new pixel is
+made of, rounded to sixteen bits, and between the two products pixels are rounded to eight.  So images of similar size are laid on one
+canvas, each in its corner, and multiplied by matrices of their own; only what the crop needs of an image is laid there.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _matrices(sides: Sequence[_Side], crop: int, length: int, filter_: _Filter, 
 def _weights(
     size: torch.Tensor, scaled: torch.Tensor, rows: torch.Tensor, most: int, filter_: _Filter
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For new pixels (n, k): the first old one that each is made of, and the weights (n, k, `most`), float64, of that and those behind it."""
+    """For new pixels (n, k): the first old one that each is made of, and float64 weights (n, k, `most`) of that and those behind it."""
     scale = (size / scaled)[:, None]
     stretch = scale.clamp(min=1.0)
     center = scale * (rows + 0.5)
