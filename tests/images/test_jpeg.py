@@ -45,9 +45,16 @@ def entry(tag: int, kind: int, count: int, value: int, order: str = "<") -> byte
 
 
 @pytest.mark.parametrize(
-    "options", [{"quality": 20}, {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"optimize": True}, {"comment": b"hello"}]
+    ("mode", "options"),
+    [
+        ("RGB", {"quality": 20}),
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"subsampling": 1}),
+        ("RGB", {"subsampling": 2}),
+        ("RGB", {"optimize": True}),
+        ("L", {"comment": b"hello"}),
+    ],
 )
-@pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_photos(mode: str, options: dict[str, object]) -> None:
     found = plain_jpeg(encoded(noisy(RED, 1, 90).crop((0, 0, 90, 60)).convert(mode), "JPEG", **options))
     assert found is not None
@@ -89,6 +96,7 @@ def test_what_exif_says_must_be_clear(exif: bytes, orientation: int | None) -> N
 SOF, SOS, DQT, DHT = 0xC0, 0xDA, 0xDB, 0xC4
 UNUSUAL = {
     "progressive": encoded(blocks(), "JPEG", progressive=True),
+    "grey in blocks of four": encoded(blocks().convert("L"), "JPEG", subsampling=2),
     "CMYK": encoded(blocks().convert("CMYK"), "JPEG"),
     "RGB in place of YCbCr": encoded(blocks(), "JPEG", keep_rgb=True),
     "Adobe says RGB": with_segment(0xEE, b"Adobe\0\x64\0\0\0\0\0"),

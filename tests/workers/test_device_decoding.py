@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import pytest
@@ -158,11 +157,10 @@ def test_what_nobody_expected_means_the_cpu(
     assert asked.predict(artifact, images).scores == wanted.scores
 
 
-@pytest.mark.parametrize("decoders", ["threads", "processes"])
-async def test_a_worker_process(
-    there: WorkerSettings, artifact: str, images: list[jobs.Image], wanted: jobs.Predicted, decoders: Literal["threads", "processes"]
+async def test_a_worker_process_that_has_decode_processes_beside_it(
+    there: WorkerSettings, artifact: str, images: list[jobs.Image], wanted: jobs.Predicted
 ) -> None:
-    pool = LocalPool(msgspec.structs.replace(there, decoders=decoders, loader_threads=2))
+    pool = LocalPool(msgspec.structs.replace(there, decoders="processes", loader_threads=2))
     await pool.start()
     try:
         asked = {"a": images, "b": [*images, damaged(PHOTOS[0]).data]}

@@ -91,7 +91,8 @@ class DeviceDecoder:
         try:
             return self._decode(jpegs, preprocessing)
         except (RuntimeError, ValueError) as error:  # if it is the end of the device, the next batch will tell
-            no_memory = isinstance(error, RuntimeError) and is_out_of_memory(error)
+            # torchvision's and torchcodec's decoders make an error of their own of torch's.
+            no_memory = "out of memory" in str(error) or (isinstance(error, RuntimeError) and is_out_of_memory(error))
             log.info("%d images are decoded by the CPU: %s", len(jpegs), error)
         # Outside of the handler, whose traceback keeps the failed attempt's tensors alive.
         if no_memory:

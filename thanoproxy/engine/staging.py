@@ -35,8 +35,8 @@ class Staging(Protocol):
     """The way to a device and back."""
 
     def on_device(self, images: Images) -> AbstractContextManager[torch.Tensor]:
-        """uint8 (n, 3, h, w), or n images of one shape (3, h, w), of which the device may have decoded some itself; on the device, where what
-        is computed inside the block may read them."""
+        """uint8 (n, 3, h, w), or n images of one shape (3, h, w), of which the device may have decoded some itself; all of them on the
+        device, where what is computed inside the block may read them."""
 
     def small(self, tensor: torch.Tensor) -> torch.Tensor:
         """One of a few bytes on the device: labels."""
