@@ -360,7 +360,7 @@ def gpu_decode(bench: Bench, artifact: str, images: int, compared: int) -> dict[
         print("the device decodes nothing: the log says why")
         return {}
     there = replace(bench, settings=msgspec.structs.replace(bench.settings, gpu_decode=True))
-    found = {name.replace("predict_", "predict_gpu_decode_"): value for name, value in predict(there, artifact, images).items()}
+    found = {f"predict_gpu_decode_{name.removeprefix('predict_')}": value for name, value in predict(there, artifact, images).items()}
 
     sources, preprocessing = open_sources(bench.settings.image_roots), bench.preprocessing
     read = [plain_jpeg(sources.read(image)) for image, _ in bench.some(min(images, 4096))]

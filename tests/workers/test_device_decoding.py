@@ -118,7 +118,7 @@ def test_predictions_and_errors_are_the_same(
     assert set(found.failures) == {27, 28, 29}
     assert len(decoded) == 22 + 1, "all but the progressive ones, and what is no JPEG file or damaged"
     decoded.clear()
-    assert_same(asked.predict(artifact, images, bulk=True), wanted)
+    assert_same(asked.predict(artifact, images, bulk=False), wanted)
     assert len(decoded) == 23
 
 

@@ -48,7 +48,7 @@ def open_decoder(device: Device) -> DeviceDecoder | None:
 
 def _torchcodec(device: torch.device) -> DecodeAll:
     codec = importlib.import_module("torchcodec.decoders")
-    return lambda encoded: codec.decode_jpeg(encoded, mode=codec.ImageReadMode.RGB, device=device)  # type: ignore[no-any-return]
+    return lambda encoded: codec.decode_jpeg(encoded, mode=codec.ImageReadMode.RGB, device=device)
 
 
 def _torchvision(device: torch.device) -> DecodeAll:
@@ -56,7 +56,7 @@ def _torchvision(device: torch.device) -> DecodeAll:
     # What `torchvision.io.decode_jpeg` calls, which from 0.29 on warns that torchcodec is better; 0.26 to 0.29 have the same operators.
     operators = torch.ops.image
     if device.type == "cuda":
-        return lambda encoded: operators.decode_jpegs_cuda(encoded, rgb, device)  # type: ignore[no-any-return]
+        return lambda encoded: operators.decode_jpegs_cuda(encoded, rgb, device)
     return lambda encoded: [operators.decode_jpeg(one, rgb) for one in encoded]
 
 

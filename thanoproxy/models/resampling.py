@@ -79,12 +79,10 @@ _FILTERS = {"bilinear": _Filter(1.0, _bilinear), "bicubic": _Filter(2.0, _bicubi
 
 def _plan(height: int, width: int, preprocessing: Preprocessing) -> _Plan:
     part = kept(height, width)
-    sizes = [of.stop - of.start for of in part]
-    reach = _FILTERS[preprocessing.interpolation].reach
-    rows, columns = (
-        _side(size, scaled, preprocessing.crop, reach) for size, scaled in zip(sizes, scaled_size(*sizes, preprocessing), strict=True)
-    )
-    return _Plan(rows, columns, part)
+    height, width = (of.stop - of.start for of in part)
+    crop, reach = preprocessing.crop, _FILTERS[preprocessing.interpolation].reach
+    tall, wide = scaled_size(height, width, preprocessing)
+    return _Plan(_side(height, tall, crop, reach), _side(width, wide, crop, reach), part)
 
 
 def _side(size: int, scaled: int, crop: int, reach: float) -> _Side:

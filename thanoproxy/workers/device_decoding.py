@@ -58,7 +58,7 @@ class DeviceDecoding:
             device.enter()
             on_start()
 
-        self._thread = None if decoder is None else LoaderThreads(1, begin)
+        self.threads = LoaderThreads(0 if decoder is None else 1, begin)
 
     def __bool__(self) -> bool:
         """Whether it takes images."""
@@ -79,21 +79,16 @@ class DeviceDecoding:
 
     def submit(self, jpegs: Sequence[PlainJpeg], preprocessing: Preprocessing, priority: int) -> Future[Decoded]:
         """See `DeviceDecoder.decode`.  It never fails; cancelled before its turn it costs nothing."""
-        assert self._thread is not None, "it takes no images"
+        assert self._decoder is not None, "it takes no images"
         job = _Job(priority, next(self._numbers), jpegs, preprocessing, Future())
         with self._lock:
             self._waiting.append(job)
-        self._thread.submit(self._turn, priority)
+        self.threads.submit(self._turn, priority)
         return job.future
-
-    def at_work(self) -> dict[int, int]:
-        """As in `LoaderThreads`."""
-        return {} if self._thread is None else self._thread.at_work()
 
     def close(self) -> None:
         """Finish what runs, drop what waits."""
-        if self._thread is not None:
-            self._thread.close()
+        self.threads.close()
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for job in waiting:

@@ -139,8 +139,8 @@ class DeviceLoop:
                 self._model_loader.submit(lambda: self._load(task, request))
 
     def _at_work(self) -> dict[str, int]:
-        threads = {"loader": self._loaders, "decoder": self._decoding, "model loader": self._model_loader, "recaller": self._recaller}
-        found = {f"{name} {index}": at for name, of in threads.items() for index, at in of.at_work().items()}
+        kinds = {"loader": self._loaders, "decoder": self._decoding.threads, "model loader": self._model_loader, "recaller": self._recaller}
+        found = {f"{name} {index}": at for name, of in kinds.items() for index, at in of.at_work().items()}
         return {**({} if (turn := self._turn) is None else {"device": turn}), **self._pipeline.at_work(), **found}
 
     def drop(self, owner: object) -> None:

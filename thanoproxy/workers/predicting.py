@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
@@ -245,12 +245,16 @@ class Intake:
             self._let_in()
 
     def _decode(self, chunk: Chunk) -> None:
-        self._on_threads(chunk, chunk.images, partial(self._read, chunk.prediction))
+        reading = {image: self._threads.submit(partial(self._read, chunk.prediction, image), chunk.priority) for image in chunk.images}
+        self._wait_for(chunk, reading)
 
-    def _on_threads(self, chunk: Chunk, images: Sequence[int], read: Callable[[int], Steps[Read] | Read]) -> None:
-        chunk.left = len(images)
-        chunk.futures = {image: self._threads.submit(partial(read, image), chunk.priority) for image in images}
-        for image, future in list(chunk.futures.items()):
+    def _decode_here(self, chunk: Chunk, jpegs: Mapping[int, PlainJpeg]) -> None:
+        work = {image: partial(self._read_here, chunk.prediction, image, jpeg) for image, jpeg in jpegs.items()}
+        self._wait_for(chunk, {image: self._threads.submit(read, chunk.priority) for image, read in work.items()})
+
+    def _wait_for(self, chunk: Chunk, futures: dict[int, Future[Read]]) -> None:
+        chunk.left, chunk.futures = len(futures), futures
+        for image, future in futures.items():
             future.add_done_callback(partial(self._decoded, chunk, image))
 
     def _read(self, prediction: Prediction, image: int) -> Steps[Read]:
@@ -260,14 +264,14 @@ class Intake:
         else:
             pixels = yield from read_plain(self._sources, named, row, preprocessing)
             if isinstance(pixels, PlainJpeg) and not self._device.admit(pixels):
-                return self._read_here(prediction, {image: pixels}, image)
+                return self._read_here(prediction, image, pixels)
         after = self._sources.stamps([named])[0] if image in prediction.keeping else None
         return Read(pixels, None if after is None else after.mark)
 
-    def _read_here(self, prediction: Prediction, jpegs: Mapping[int, PlainJpeg], image: int) -> Read:
+    def _read_here(self, prediction: Prediction, image: int, jpeg: PlainJpeg) -> Read:
         """What the device was to decode.  What comes of other pixels than its is not kept, so that a name says what they were."""
         named, row, preprocessing = prediction.images[image], prediction.first_rows[image], prediction.model.preprocessing
-        return Read(center_crop(read_scaled(jpegs[image].data, named, row, preprocessing), preprocessing), None)
+        return Read(center_crop(read_scaled(jpeg.data, named, row, preprocessing), preprocessing), None)
 
     def _decoded(self, chunk: Chunk, image: int, future: Future[Read]) -> None:
         prediction = chunk.prediction
@@ -310,7 +314,7 @@ class Intake:
                     chunk.pixels[image] = pixels
                     del jpegs[image]
             if jpegs:
-                self._on_threads(chunk, list(jpegs), partial(self._read_here, prediction, jpegs))
+                self._decode_here(chunk, jpegs)
             else:
                 self._is_ready(chunk)
 
