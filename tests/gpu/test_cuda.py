@@ -237,7 +237,7 @@ def test_images_scaled_at_once_are_those_that_the_cpu_scales(device: Device, int
     for image, found in zip(images, scale_and_crop([image.to(device.device) for image in images], way), strict=True):
         different = (found.cpu().int() - center_crop(scale(image, way), way).int()).abs()
         assert int(different.max()) <= 1
-        assert float((different > 0).float().mean()) < 0.01
+        assert float((different > 0).float().mean()) < 0.003
 
 
 @pytest.fixture(scope="module")

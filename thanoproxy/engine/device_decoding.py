@@ -115,8 +115,13 @@ class DeviceDecoder:
         if self._stream is None:
             yield
             return
-        with torch.cuda.stream(self._stream):
-            yield
+        # torchvision's decoder keeps to the device that is current when it is first called.
+        with torch.cuda.device(self._device.device), torch.cuda.stream(self._stream):
+            try:
+                yield
+            except BaseException:
+                torch.cuda.synchronize(self._device.device)  # nvJPEG, on a stream of its own, may still use what it was given
+                raise
             # Who waits sleeps: a thread that spins takes a core from others.
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(self._stream)
