@@ -113,10 +113,13 @@ class DeviceDecoding:
         """Whose turn it is, and who goes with it: all that is cropped in the same way, up to a batch."""
         with self._lock:
             self._waiting.sort(key=lambda job: job[:2])
-            chosen: list[_Job] = []
+            chosen, others, images = list[_Job](), list[_Job](), 0
             for job in self._waiting:
-                images = sum(len(one.jpegs) for one in (*chosen, job))
-                if not chosen or (job.preprocessing == chosen[0].preprocessing and images <= self._most):
+                more = images + len(job.jpegs)
+                if not chosen or (job.preprocessing == chosen[0].preprocessing and more <= self._most):
                     chosen.append(job)
-            self._waiting = [job for job in self._waiting if job not in chosen]
+                    images = more
+                else:
+                    others.append(job)
+            self._waiting = others
             return chosen
