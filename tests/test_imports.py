@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers": set(),
     "workers.decoder": WORKER,
     "workers.decoding": WORKER,
+    "workers.device_decoding": WORKER,
     "workers.device_loop": WORKER,
     "workers.pipeline": WORKER,
     "workers.predicting": WORKER,
@@ -60,7 +61,16 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 # torch costs seconds and hundreds of megabytes; the other side of the process line is where it is needed.
-MAY_IMPORT_TORCH = ("engine", "images", "models", "workers.decoder", "workers.decoding", "workers.device_loop", "workers.predicting")
+MAY_IMPORT_TORCH = (
+    "engine",
+    "images",
+    "models",
+    "workers.decoder",
+    "workers.decoding",
+    "workers.device_decoding",
+    "workers.device_loop",
+    "workers.predicting",
+)
 TORCH = {"torch", "torchvision", "torchcodec"}
 
 LONGEST = 420

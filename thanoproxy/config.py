@@ -228,6 +228,9 @@ class Workers(Section):
     decoders: Literal["auto", "threads", "processes"] = Field(
         default="auto", description="what decodes images; auto: processes beside a GPU on more than eight cores, else threads"
     )
+    gpu_decode: bool = Field(
+        default=False, description="a GPU decodes JPEG files for PREDICT itself (nvJPEG), as far as it can; not the very same pixels"
+    )
     queue_rows: int = Field(
         default=65536,
         ge=1,

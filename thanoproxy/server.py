@@ -336,6 +336,7 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         threads=settings.workers.threads or None,
         compile=settings.workers.compile,
         decoders=settings.workers.decoders,
+        gpu_decode=settings.workers.gpu_decode,
         hang_after=settings.workers.hang_after,
         queue_rows=settings.workers.queue_rows,
         prediction_cache=settings.workers.prediction_cache * MIB,

@@ -5,6 +5,8 @@
 forward   images per second of the network alone, pixels on the device: as torchvision makes it, rewritten, compiled
 decode    JPEG files to pixels alone, in threads and in processes
 predict   JPEG files through a whole worker (`DeviceLoop`), asked as a front asks; how much of the time the device was busy
+gpu_decode
+          the same where the device decodes them itself (`workers.gpu_decode`), that alone, and how its pixels differ from the CPU's
 train     images per second of a full fine-tune
 agree     the share of photos that CPU and device give the same class
 
@@ -29,7 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -44,13 +46,15 @@ from thanoproxy.catalog.artifacts import ArtifactStore, open_store
 from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, choose, cores
+from thanoproxy.engine.device_decoding import open_decoder
 from thanoproxy.engine.model import Model, load_model
-from thanoproxy.engine.pixels import read_cropped
+from thanoproxy.engine.pixels import decode_scaled, read_cropped
 from thanoproxy.engine.staging import open_staging
 from thanoproxy.images import decode, open_sources
+from thanoproxy.images.jpeg import plain_jpeg
 from thanoproxy.images.loader import finish, ordered
 from thanoproxy.models import registry
-from thanoproxy.models.preprocessing import normalize
+from thanoproxy.models.preprocessing import Preprocessing, center_crop, normalize
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import decoding, jobs
 from thanoproxy.workers.device_loop import DeviceLoop
@@ -81,6 +85,10 @@ class Bench:
     def store(self) -> ArtifactStore:
         return open_store(self.settings.artifacts_url)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return registry.lookup(self.architecture).load().preprocessing(input_size=None, color="RGB", pretrained=True)
+
     def some(self, count: int) -> Rows:
         """So many of the photos, from the first again where there are too few."""
         return list(itertools.islice(itertools.cycle(self.rows), count))
@@ -99,6 +107,7 @@ def main() -> None:
             "forward": lambda: forward(bench, artifact, arguments.mode),
             "decode": lambda: decode_alone(bench, arguments.images),
             "predict": lambda: predict(bench, artifact, arguments.images),
+            "gpu_decode": lambda: gpu_decode(bench, artifact, arguments.images, arguments.agree_images),
             "train": lambda: train(bench, arguments.train_images, arguments.epochs),
             "agree": lambda: agree(bench, artifact, arguments.agree_images),
         }
@@ -114,7 +123,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench.gpu")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--architecture", default="ConvNeXt_Tiny")
-    parser.add_argument("--parts", default="forward,decode,predict,train,agree")
+    parser.add_argument("--parts", default="forward,decode,predict,gpu_decode,train,agree")
     parser.add_argument("--images", type=int, help="rows of the PREDICT (50,000; on a CPU 64)")
     parser.add_argument("--train-images", type=int, help="rows of the fine-tune (10,000; on a CPU 48)")
     parser.add_argument("--agree-images", type=int, help="photos that both predict (1,000; on a CPU 24)")
@@ -292,7 +301,7 @@ def _rate(bench: Bench, model: Model, pixels: torch.Tensor, work: Callable[[], o
 def decode_alone(bench: Bench, images: int) -> dict[str, object]:
     """As many at once as a worker decodes ahead."""
     sources, found = open_sources(bench.settings.image_roots), dict[str, object]()
-    preprocessing = registry.lookup(bench.architecture).load().preprocessing(input_size=None, color="RGB", pretrained=True)
+    preprocessing = bench.preprocessing
     rows = [image for image, _ in bench.some(min(images, 20_000))]
     for kind in ("threads", "processes"):
         threads = decoding.loaders_for(
@@ -341,6 +350,45 @@ def predict(bench: Bench, artifact: str, images: int) -> dict[str, object]:
         "busy_by_events": share,
         "busy_by_nvidia_smi": round(sum(samples) / len(samples) / 100, 3) if samples else None,
         "mean_batch": busy.mean_batch,
+    }
+
+
+def gpu_decode(bench: Bench, artifact: str, images: int, compared: int) -> dict[str, object]:
+    """The predictions of photos whose pixels differ are compared as in `agree`, all on this device."""
+    decoder = open_decoder(bench.device)
+    if decoder is None:
+        print("the device decodes nothing: the log says why")
+        return {}
+    there = replace(bench, settings=msgspec.structs.replace(bench.settings, gpu_decode=True))
+    found = {f"predict_gpu_decode_{name.removeprefix('predict_')}": value for name, value in predict(there, artifact, images).items()}
+
+    sources, preprocessing = open_sources(bench.settings.image_roots), bench.preprocessing
+    read = [plain_jpeg(sources.read(image)) for image, _ in bench.some(min(images, 4096))]
+    jpegs = [jpeg for jpeg in read if jpeg is not None]
+    size = bench.device.predict_batch
+    decoder.decode(jpegs[:size], preprocessing)
+    started = time.perf_counter()
+    for at in range(0, len(jpegs), size):
+        decoder.decode(jpegs[at : at + size], preprocessing)
+    seconds = time.perf_counter() - started
+
+    differences = [
+        (pixels.cpu().int() - center_crop(decode_scaled(jpeg.data, preprocessing), preprocessing).int()).abs()
+        for jpeg, pixels in zip(jpegs[:64], decoder.decode(jpegs[:64], preprocessing), strict=True)
+        if pixels is not None
+    ]
+    rows = [image for image, _ in bench.some(min(compared, len(bench.rows)))]
+    classes = []
+    for one in (bench, there):
+        with closing(DeviceLoop(one.settings, one.device)) as loop:
+            classes.append(_in_order(loop, artifact, rows))
+    return found | {
+        "gpu_decode_share_of_files": round(len(jpegs) / len(read), 4),
+        "decode_gpu_images_per_s": round(len(jpegs) / seconds, 1),
+        "gpu_decode_failed_in_64": min(64, len(jpegs)) - len(differences),
+        "gpu_decode_pixels_differ_by": round(float(torch.stack(differences).float().mean()), 3) if differences else None,
+        "gpu_decode_pixels_differ_most_by": max(int(one.max()) for one in differences) if differences else None,
+        "gpu_decode_agree": round(sum(a == b for a, b in zip(*classes, strict=True)) / len(rows), 4),
     }
 
 

@@ -25,11 +25,15 @@ from PIL import Image
 from thanoproxy.catalog.artifacts import ArtifactStore, open_store
 from thanoproxy.engine.compiling import Compiler, difference
 from thanoproxy.engine.device import Device, choose
+from thanoproxy.engine.device_decoding import DeviceDecoder, open_decoder
 from thanoproxy.engine.inference import Part, Predictor
 from thanoproxy.engine.model import Model, load_model, save_model
+from thanoproxy.engine.pixels import decode_scaled
 from thanoproxy.errors import DeviceOutOfMemory
+from thanoproxy.images.jpeg import PlainJpeg, plain_jpeg
 from thanoproxy.models import registry
-from thanoproxy.models.preprocessing import normalize
+from thanoproxy.models.preprocessing import Preprocessing, center_crop, normalize, scale
+from thanoproxy.models.resampling import scale_and_crop
 from thanoproxy.workers import jobs
 from thanoproxy.workers.device_loop import DeviceLoop
 from thanoproxy.workers.local import LocalPool
@@ -220,6 +224,99 @@ def test_a_training_step_too_large_for_the_memory_is_done_in_parts(settings: Wor
 def test_the_same_training_gives_the_same_model_but_for_rounding(settings: WorkerSettings, device: Device, tmp_path: Path) -> None:
     first, second = (_build(settings, device, tmp_path, epochs=1).log[0] for _ in range(2))
     assert first.loss == pytest.approx(second.loss, rel=0.02)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("color", ["RGB", "GRAY"])
+def test_images_scaled_at_once_are_those_that_the_cpu_scales(device: Device, interpolation: str, color: str) -> None:
+    """Also where float32 is computed as TF32, which `choose` allows."""
+    draw = torch.Generator().manual_seed(4)
+    sizes = [(375, 500), (500, 333), (60, 90), (224, 224), (2000, 300), (1500, 1201)]
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=draw) for size in sizes]
+    way = msgspec.convert({"resize": 236, "crop": 224, "interpolation": interpolation, "color": color}, Preprocessing)
+    for image, found in zip(images, scale_and_crop([image.to(device.device) for image in images], way), strict=True):
+        different = (found.cpu().int() - center_crop(scale(image, way), way).int()).abs()
+        assert int(different.max()) <= 1
+        assert float((different > 0).float().mean()) < 0.003
+
+
+@pytest.fixture(scope="module")
+def decoder(device: Device) -> DeviceDecoder:
+    decoder = open_decoder(device)
+    if decoder is None:
+        pytest.skip("neither torchcodec nor torchvision has nvJPEG here")
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def photos(settings: WorkerSettings) -> list[str]:
+    """The pictures again, larger and as JPEG files: turned, grey, with fewer colours, and every tenth one progressive."""
+    folder = Path(settings.image_roots[0])
+    names = []
+    for number in range(200):
+        exif = Image.Exif()
+        exif[274] = 1 + number % 8
+        with Image.open(folder / f"{number}.png") as picture:
+            larger = picture.resize((200 + number, 400 - number), Image.Resampling.BICUBIC)
+            larger.save(folder / f"{number}.jpg", exif=exif, quality=90, subsampling=number % 3, progressive=number % 10 == 9)
+        names.append(f"{number}.jpg")
+    return names
+
+
+def _plain(settings: WorkerSettings, photos: list[str]) -> list[PlainJpeg]:
+    found = [plain_jpeg((Path(settings.image_roots[0]) / name).read_bytes()) for name in photos]
+    return [jpeg for jpeg in found if jpeg is not None]
+
+
+def _damaged(jpeg: PlainJpeg) -> PlainJpeg:
+    """With code lengths that no Huffman table has."""
+    at = jpeg.data.index(b"\xff\xc4") + 5
+    return replace(jpeg, data=jpeg.data[:at] + b"\xff" * 16 + jpeg.data[at + 16 :])
+
+
+def test_pixels_that_it_decodes_are_nearly_the_cpus(decoder: DeviceDecoder, settings: WorkerSettings, photos: list[str]) -> None:
+    way, jpegs = Preprocessing(resize=236, crop=224), _plain(settings, photos)
+    assert len(jpegs) == 180
+    for jpeg, found in zip(jpegs, decoder.decode(jpegs, way), strict=True):
+        assert found is not None
+        wanted = center_crop(decode_scaled(jpeg.data, way), way)
+        assert float((found.cpu().float() - wanted.float()).abs().mean()) < 4
+
+
+def test_an_image_that_it_cannot_decode_and_one_that_does_not_fit(
+    decoder: DeviceDecoder, device: Device, settings: WorkerSettings, photos: list[str]
+) -> None:
+    way, jpegs = Preprocessing(resize=236, crop=224), _plain(settings, photos)
+    assert decoder.decode([*jpegs[:5], _damaged(jpegs[5])], way) == [None] * 6
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info(device.device)[1]
+    try:
+        torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved(device.device) / total, device.device)
+        assert decoder.decode(jpegs, way) == [None] * len(jpegs)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device.device)
+    assert None not in decoder.decode(jpegs, way)
+
+
+@pytest.mark.parametrize("decoders", ["threads", "processes"])
+def test_predictions_of_what_it_decodes_are_the_cpus(
+    decoder: DeviceDecoder, settings: WorkerSettings, device: Device, artifact: str, photos: list[str], decoders: str
+) -> None:
+    """In batches with others, which overlap; and where a damaged image is among them."""
+    chosen = msgspec.structs.replace(settings, gpu_decode=True, decoders=decoders)
+    small, images = replace(device, predict_batch=64), (photos + [f"{number}.png" for number in range(100)]) * 3
+    there, here = _predict(chosen, small, artifact, images), _predict(settings, choose("cpu"), artifact, images[:300])
+    assert there[:300] == there[300:600] == there[600:900]
+    assert sum(a == b for a, b in zip(there, here, strict=False)) >= 0.99 * 300
+
+    bad = _damaged(_plain(settings, photos)[0]).data
+    replies: queue.SimpleQueue[jobs.Reply] = queue.SimpleQueue()
+    with closing(DeviceLoop(chosen, small)) as loop:
+        loop.submit(jobs.Predict("p", artifact, [*photos[:20], bad, *photos[20:40]]), replies.put)
+        answer = replies.get(timeout=300)
+    assert isinstance(answer, jobs.Predicted), answer
+    assert list(answer.failures) == [20]
+    assert answer.classes[:20] + answer.classes[21:] == here[:40]
 
 
 def test_a_worker_whose_device_is_lost_is_replaced(settings: WorkerSettings, artifact: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,22 @@ from torch.nn import functional
 from thanoproxy.errors import InvalidImage, NullNotAllowed, ThanoError
 from thanoproxy.images import Sources
 from thanoproxy.images.decode import decode
+from thanoproxy.images.jpeg import PlainJpeg, plain_jpeg
 from thanoproxy.images.loader import Steps
 from thanoproxy.images.source import shown
 from thanoproxy.models.preprocessing import Preprocessing, center_crop, scale
 
-__all__ = ["Decoder", "decode_elsewhere", "decode_scaled", "digest", "random_crop", "read_cropped", "read_encoded", "read_scaled"]
+__all__ = [
+    "Decoder",
+    "decode_elsewhere",
+    "decode_scaled",
+    "digest",
+    "random_crop",
+    "read_cropped",
+    "read_encoded",
+    "read_plain",
+    "read_scaled",
+]
 
 
 class Decoder(Protocol):
@@ -71,6 +82,13 @@ def read_cropped(sources: Sources, image: str | bytes, row: int, preprocessing: 
         return decoder.cropped(image, row, preprocessing)
     encoded = yield from read_encoded(sources, image, row)
     return center_crop(read_scaled(encoded, image, row, preprocessing), preprocessing)
+
+
+def read_plain(sources: Sources, image: str | bytes, row: int, preprocessing: Preprocessing) -> Steps[torch.Tensor | PlainJpeg]:
+    """The same, but what a device may decode as it is.  A file is read here, whoever decodes it."""
+    encoded = yield from read_encoded(sources, image, row)
+    jpeg = plain_jpeg(encoded)
+    return center_crop(read_scaled(encoded, image, row, preprocessing), preprocessing) if jpeg is None else jpeg
 
 
 def digest(encoded: bytes) -> bytes:

@@ -35,7 +35,8 @@ class Staging(Protocol):
     """The way to a device and back."""
 
     def on_device(self, images: Images) -> AbstractContextManager[torch.Tensor]:
-        """uint8 (n, 3, h, w), or n images of one shape (3, h, w), on the device; what is computed inside the block may read them."""
+        """uint8 (n, 3, h, w), or n images of one shape (3, h, w), of which the device may have decoded some itself; all of them on the
+        device, where what is computed inside the block may read them."""
 
     def small(self, tensor: torch.Tensor) -> torch.Tensor:
         """One of a few bytes on the device: labels."""
@@ -92,6 +93,15 @@ class _CudaStaging:
     @contextmanager
     def on_device(self, images: Images) -> Generator[torch.Tensor, None, None]:
         slot, computing = next(self._slots), torch.cuda.current_stream(self._device)
+        here = images if isinstance(images, torch.Tensor) else [image for image in images if not image.is_cuda]
+        moved = self._move(slot, here) if len(here) else images[0].new_empty(0)
+        computing.wait_event(slot.copied)
+        try:
+            yield moved if len(here) == len(images) else _in_order(images, moved, computing)
+        finally:  # also when it failed half-way: kernels that were launched before still read
+            slot.read.record(computing)
+
+    def _move(self, slot: _Slot, images: Images) -> torch.Tensor:
         host, moved = slot.room(len(images), images[0].shape)
         if isinstance(images, torch.Tensor):
             host.copy_(images)
@@ -101,11 +111,7 @@ class _CudaStaging:
         with torch.cuda.stream(self._copying):
             moved.copy_(host, non_blocking=True)
             slot.copied.record(self._copying)
-        computing.wait_event(slot.copied)
-        try:
-            yield moved
-        finally:  # also when it failed half-way: kernels that were launched before still read
-            slot.read.record(computing)
+        return moved
 
     def small(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory().to(self._device, non_blocking=True)
@@ -117,6 +123,15 @@ class _CudaStaging:
         event = _event()
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+
+def _in_order(images: Images, moved: torch.Tensor, computing: torch.cuda.Stream) -> torch.Tensor:
+    """`images`, of which `moved` are those that came from the CPU."""
+    came = iter(moved)
+    for image in images:
+        if image.is_cuda:
+            image.record_stream(computing)  # its memory is another stream's, which must not use it again before
+    return torch.stack([image if image.is_cuda else next(came) for image in images])
 
 
 class _Slot:

@@ -15,7 +15,19 @@ import msgspec
 import torch
 from torch.nn import functional
 
-__all__ = ["MAX_ASPECT", "RAW", "Preprocessing", "center_crop", "channel_scales", "normalize", "normalize_by", "scale"]
+__all__ = [
+    "MAX_ASPECT",
+    "RAW",
+    "Preprocessing",
+    "center_crop",
+    "channel_scales",
+    "grey",
+    "kept",
+    "normalize",
+    "normalize_by",
+    "scale",
+    "scaled_size",
+]
 
 MAX_ASPECT = 4
 """An image longer than this many times its short side is cut to its middle before it is scaled, so that a sliver of 1x60000
@@ -40,10 +52,11 @@ RAW = Preprocessing(resize=0, crop=0, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 25
 def scale(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     """uint8 (3, h, w) -> uint8 with the short side `resize` long, antialiased, the aspect kept; GRAY as three equal channels."""
     if preprocessing.color == "GRAY":
-        pixels = _grey(pixels)
-    pixels = _cut_to_aspect(pixels)
+        pixels = grey(pixels, 0).expand(3, -1, -1)
+    rows, columns = kept(*pixels.shape[-2:])
+    pixels = pixels[:, rows, columns]
     height, width = pixels.shape[-2:]
-    size = [preprocessing.resize * side // min(height, width) for side in (height, width)]
+    size = scaled_size(height, width, preprocessing)
     if size == [height, width]:
         return pixels
     return functional.interpolate(pixels[None], size, mode=preprocessing.interpolation, antialias=True)[0]
@@ -82,20 +95,20 @@ def channel_scales(
         return next(scales), next(scales)
 
 
-def _grey(pixels: torch.Tensor) -> torch.Tensor:
+def grey(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 with three channels in dimension `channels` -> uint8 with one there."""
     # The weights of ITU-R 601, as Pillow and torchvision use them.
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    grey = (pixels.to(torch.float32) * weights).sum(0, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
-    return grey.expand(3, -1, -1)
+    weights = torch.tensor([0.299, 0.587, 0.114]).to(pixels.device).view(3, *[1] * (pixels.dim() - 1 - channels))
+    return (pixels.to(torch.float32) * weights).sum(channels, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _cut_to_aspect(pixels: torch.Tensor) -> torch.Tensor:
-    height, width = pixels.shape[-2:]
+def kept(height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of an image that are left when it is cut to `MAX_ASPECT`."""
     longest = min(height, width) * MAX_ASPECT
-    if width > longest:
-        left = (width - longest) // 2
-        return pixels[:, :, left : left + longest]
-    if height > longest:
-        top = (height - longest) // 2
-        return pixels[:, top : top + longest]
-    return pixels
+    top, left = (max(side - longest, 0) // 2 for side in (height, width))
+    return slice(top, top + min(height, longest)), slice(left, left + min(width, longest))
+
+
+def scaled_size(height: int, width: int, preprocessing: Preprocessing) -> list[int]:
+    """Height and width once the short side is `resize` long."""
+    return [preprocessing.resize * side // min(height, width) for side in (height, width)]

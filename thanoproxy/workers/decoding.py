@@ -21,16 +21,18 @@ import msgspec
 import torch
 
 from thanoproxy.engine.device import Device, cores
+from thanoproxy.engine.device_decoding import open_decoder
 from thanoproxy.engine.pixels import decode_elsewhere
 from thanoproxy.errors import InvalidImage, ThanoError, WorkerFailure
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.images.source import shown
 from thanoproxy.models.preprocessing import Preprocessing
 from thanoproxy.workers.decoder import Crop, Failed, Pixels, Ready, Scale, receive, send
+from thanoproxy.workers.device_decoding import DeviceDecoding
 from thanoproxy.workers.settings import WorkerSettings
 from thanoproxy.workers.spawning import environment, how_it_ended
 
-__all__ = ["DecodeProcess", "loaders_for"]
+__all__ = ["DecodeProcess", "device_decoding_for", "loaders_for"]
 
 MANY_CORES = 8
 DEATHS = 2
@@ -62,6 +64,11 @@ def loaders_for(settings: WorkerSettings, device: Device, on_start: Callable[[],
         here.process.close()
 
     return LoaderThreads(settings.loader_threads or mine, begin, end)
+
+
+def device_decoding_for(settings: WorkerSettings, device: Device, on_start: Callable[[], None]) -> DeviceDecoding:
+    """What the device decodes itself: nothing, unless the settings say so and it can."""
+    return DeviceDecoding(device, open_decoder(device) if settings.gpu_decode else None, on_start)
 
 
 class DecodeProcess:

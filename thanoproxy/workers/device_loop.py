@@ -39,7 +39,7 @@ from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
 from thanoproxy.workers.cache import PredictionCache
-from thanoproxy.workers.decoding import loaders_for
+from thanoproxy.workers.decoding import device_decoding_for, loaders_for
 from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
 from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Intake, Prediction, Vectors
@@ -93,7 +93,8 @@ class DeviceLoop:
         weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
         self._workshop = Workshop(self.device, store, sources, self._loaders, weights, settings.pixel_cache)
         self._changed = threading.Condition()
-        self._intake = Intake(sources, self._loaders, self._changed, 4 * self.device.predict_batch, self._chunk_ready)
+        self._decoding = device_decoding_for(settings, self.device, _one_core)
+        self._intake = Intake(sources, self._loaders, self._changed, 4 * self.device.predict_batch, self._chunk_ready, self._decoding)
         self._tasks: dict[Key, _Task] = {}
         self._ready: list[Chunk] = []
         self._builds: deque[_Task] = deque()
@@ -138,9 +139,9 @@ class DeviceLoop:
                 self._model_loader.submit(lambda: self._load(task, request))
 
     def _at_work(self) -> dict[str, int]:
-        turn, threads = self._turn, {"loader": self._loaders, "model loader": self._model_loader, "recaller": self._recaller}
-        found = {f"{name} {index}": at for name, of in threads.items() for index, at in of.at_work().items()}
-        return {**({} if turn is None else {"device": turn}), **self._pipeline.at_work(), **found}
+        kinds = {"loader": self._loaders, "decoder": self._decoding.threads, "model loader": self._model_loader, "recaller": self._recaller}
+        found = {f"{name} {index}": at for name, of in kinds.items() for index, at in of.at_work().items()}
+        return {**({} if (turn := self._turn) is None else {"device": turn}), **self._pipeline.at_work(), **found}
 
     def drop(self, owner: object) -> None:
         """A front is gone: cancel everything of its."""
@@ -160,9 +161,8 @@ class DeviceLoop:
         self._pipeline.close()
         if self._compiler is not None:
             self._compiler.close()
-        self._model_loader.close()
-        self._recaller.close()
-        self._loaders.close()
+        for threads in (self._model_loader, self._recaller, self._decoding, self._loaders):
+            threads.close()
 
     def _cancel(self, key: Key) -> None:
         with self._changed:

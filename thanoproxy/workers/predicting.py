@@ -18,12 +18,15 @@ import torch
 from msgspec.structs import replace
 
 from thanoproxy.engine.model import Model
-from thanoproxy.engine.pixels import read_cropped
+from thanoproxy.engine.pixels import read_cropped, read_plain, read_scaled
 from thanoproxy.engine.ranking import Ranked, rank
 from thanoproxy.errors import InternalError, ThanoError
 from thanoproxy.images import Sources
+from thanoproxy.images.jpeg import PlainJpeg
 from thanoproxy.images.loader import LoaderThreads, Steps
+from thanoproxy.models.preprocessing import center_crop
 from thanoproxy.workers import jobs
+from thanoproxy.workers.device_decoding import Decoded, DeviceDecoding
 from thanoproxy.workers.schedule import Ready
 
 __all__ = ["BULK", "INTERACTIVE", "TRAINING", "Chunk", "Intake", "Prediction", "Vectors"]
@@ -40,9 +43,10 @@ Vectors = Mapping[jobs.Vector, bytes]
 
 
 class Read(NamedTuple):
-    """An image's pixels, uint8 (3, crop, crop); and where its prediction is to be kept, the mark of its stamp afterwards."""
+    """An image's pixels, uint8 (3, crop, crop), or what the device is to make them of; and where its prediction is to be kept, the mark of
+    its stamp afterwards."""
 
-    pixels: torch.Tensor
+    pixels: torch.Tensor | PlainJpeg
     mark: bytes | None
 
 
@@ -138,7 +142,10 @@ class Prediction:
 
 
 class Chunk:
-    """Images of one request that go to the device together.  `pixels` and `marks` fill up while they are decoded."""
+    """Images of one request that go to the device together.  `pixels` and `marks` fill up while they are decoded.
+
+    `jpegs` are those that the device is yet to decode.
+    """
 
     def __init__(self, prediction: Prediction, images: list[int], batch_size: int) -> None:
         self.prediction = prediction
@@ -146,13 +153,28 @@ class Chunk:
         self.batch_size = batch_size
         self.pixels: dict[int, torch.Tensor] = {}
         self.marks: dict[int, bytes | None] = {}
-        self.futures: list[Future[Read]] = []
+        self.jpegs: dict[int, PlainJpeg] = {}
+        self.futures: dict[int, Future[Read]] = {}
+        self.decoded: Future[Decoded] | None = None
         self.left = len(images)
         self.order = 0
 
     @property
     def bulk(self) -> bool:
         return self.prediction.request.bulk
+
+    @property
+    def priority(self) -> int:
+        """On threads that decode."""
+        return BULK if self.bulk else INTERACTIVE
+
+    def take(self, image: int, read: Read) -> None:
+        """What was read of an image."""
+        self.marks[image] = read.mark
+        if isinstance(read.pixels, PlainJpeg):
+            self.jpegs[image] = read.pixels
+        else:
+            self.pixels[image] = read.pixels
 
     def ready(self) -> Ready:
         """As the schedule sees it."""
@@ -163,16 +185,27 @@ class Intake:
     """Chunks that wait to be decoded or are being decoded.
 
     Everything here happens under `lock`, which the caller holds for `add`, `done` and `drop`; `on_ready` is called under it too.
+
+        read, and decoded, on loader threads --+-- all of it is pixels ----------------------------------- ready
+                                               +-- the device decodes the rest --+------------------------ ready
+                                                                                 +-- loader threads do --- ready
     """
 
     def __init__(
-        self, sources: Sources, threads: LoaderThreads, lock: threading.Condition, window: int, on_ready: Callable[[Chunk], None]
+        self,
+        sources: Sources,
+        threads: LoaderThreads,
+        lock: threading.Condition,
+        window: int,
+        on_ready: Callable[[Chunk], None],
+        device: DeviceDecoding,
     ) -> None:
         self._sources = sources
         self._threads = threads
         self._lock = lock
         self._window = window
         self._on_ready = on_ready
+        self._device = device
         self._waiting: deque[Chunk] = deque()
         self._inside = 0
         self._count = 0
@@ -196,8 +229,9 @@ class Intake:
         """Forget a request; what has not been begun never will be."""
         self._waiting = deque(chunk for chunk in self._waiting if chunk.prediction is not prediction)
         for chunk in prediction.chunks:
-            for future in chunk.futures:
-                future.cancel()
+            for future in (*chunk.futures.values(), chunk.decoded):
+                if future is not None:
+                    future.cancel()
 
     def _let_in(self) -> None:
         while self._waiting and (self._inside == 0 or self._inside + len(self._waiting[0].images) <= self._window):
@@ -211,18 +245,33 @@ class Intake:
             self._let_in()
 
     def _decode(self, chunk: Chunk) -> None:
-        prediction = chunk.prediction
-        priority = BULK if chunk.bulk else INTERACTIVE
-        for image in chunk.images:
-            chunk.futures.append(self._threads.submit(partial(self._read, prediction, image), priority))
-        for image, future in zip(chunk.images, chunk.futures, strict=True):
+        reading = {image: self._threads.submit(partial(self._read, chunk.prediction, image), chunk.priority) for image in chunk.images}
+        self._wait_for(chunk, reading)
+
+    def _decode_here(self, chunk: Chunk, jpegs: Mapping[int, PlainJpeg]) -> None:
+        work = {image: partial(self._read_here, chunk.prediction, image, jpeg) for image, jpeg in jpegs.items()}
+        self._wait_for(chunk, {image: self._threads.submit(read, chunk.priority) for image, read in work.items()})
+
+    def _wait_for(self, chunk: Chunk, futures: dict[int, Future[Read]]) -> None:
+        chunk.left, chunk.futures = len(futures), futures
+        for image, future in futures.items():
             future.add_done_callback(partial(self._decoded, chunk, image))
 
     def _read(self, prediction: Prediction, image: int) -> Steps[Read]:
-        named = prediction.images[image]
-        pixels = yield from read_cropped(self._sources, named, prediction.first_rows[image], prediction.model.preprocessing)
+        named, row, preprocessing = prediction.images[image], prediction.first_rows[image], prediction.model.preprocessing
+        if not self._device:
+            pixels: torch.Tensor | PlainJpeg = yield from read_cropped(self._sources, named, row, preprocessing)
+        else:
+            pixels = yield from read_plain(self._sources, named, row, preprocessing)
+            if isinstance(pixels, PlainJpeg) and not self._device.admit(pixels):
+                return self._read_here(prediction, image, pixels)
         after = self._sources.stamps([named])[0] if image in prediction.keeping else None
         return Read(pixels, None if after is None else after.mark)
+
+    def _read_here(self, prediction: Prediction, image: int, jpeg: PlainJpeg) -> Read:
+        """What the device was to decode.  What comes of other pixels than its is not kept, so that a name says what they were."""
+        named, row, preprocessing = prediction.images[image], prediction.first_rows[image], prediction.model.preprocessing
+        return Read(center_crop(read_scaled(jpeg.data, named, row, preprocessing), preprocessing), None)
 
     def _decoded(self, chunk: Chunk, image: int, future: Future[Read]) -> None:
         prediction = chunk.prediction
@@ -240,9 +289,36 @@ class Intake:
             if prediction.canceled:
                 self._leave(chunk)
                 return
-            # In the order of the images, whichever thread was first.
-            for image, one in zip(chunk.images, chunk.futures, strict=True):
+            for image, one in chunk.futures.items():
                 if not prediction.failed(image):
-                    chunk.pixels[image], chunk.marks[image] = one.result()
-            chunk.futures = []
-            self._on_ready(chunk)
+                    chunk.take(image, one.result())
+            chunk.futures = {}
+            if chunk.jpegs:
+                self._on_device(chunk)
+            else:
+                self._is_ready(chunk)
+
+    def _on_device(self, chunk: Chunk) -> None:
+        chunk.decoded = self._device.submit(list(chunk.jpegs.values()), chunk.prediction.model.preprocessing, chunk.priority)
+        chunk.decoded.add_done_callback(partial(self._device_decoded, chunk))
+
+    def _device_decoded(self, chunk: Chunk, future: Future[Decoded]) -> None:
+        prediction = chunk.prediction
+        with self._lock:
+            jpegs, chunk.jpegs, chunk.decoded = chunk.jpegs, {}, None
+            if prediction.canceled or future.cancelled():
+                self._leave(chunk)
+                return
+            for image, pixels in zip(list(jpegs), future.result(), strict=True):
+                if pixels is not None:
+                    chunk.pixels[image] = pixels
+                    del jpegs[image]
+            if jpegs:
+                self._decode_here(chunk, jpegs)
+            else:
+                self._is_ready(chunk)
+
+    def _is_ready(self, chunk: Chunk) -> None:
+        # In the order of the images, whichever thread was first.
+        chunk.pixels = {image: chunk.pixels[image] for image in chunk.images if image in chunk.pixels}
+        self._on_ready(chunk)

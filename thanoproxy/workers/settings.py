@@ -20,6 +20,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
     `compile`: 'auto': networks are compiled in the background on CUDA; 'off': nowhere.
     `decoders`: whether those threads decode themselves or each has a process for it; 'auto': processes beside a GPU on many cores.
+    `gpu_decode`: whether the device decodes plain JPEG files itself (on a CPU, too, where that is no use but for tests).
     `hang_after`: seconds after which one that gets on with nothing is replaced; 0: never.
     `queue_rows`: how many rows may wait at one worker when another statement begins; it is refused else (`TooManyRequests`).
     """
@@ -35,6 +36,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     loader_threads: int | None = None
     compile: Literal["auto", "off"] = "auto"
     decoders: Literal["auto", "threads", "processes"] = "auto"
+    gpu_decode: bool = False
     model_memory: int = 4096 * MIB
     pixel_cache: int = 1024 * MIB
     prediction_cache: int = 256 * MIB
