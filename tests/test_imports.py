@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers.decoding": WORKER,
     "workers.device_decoding": WORKER,
     "workers.device_loop": WORKER,
+    "workers.intake": WORKER,
     "workers.pipeline": WORKER,
     "workers.predicting": WORKER,
     "workers.process": WORKER,
@@ -69,6 +70,7 @@ MAY_IMPORT_TORCH = (
     "workers.decoding",
     "workers.device_decoding",
     "workers.device_loop",
+    "workers.intake",
     "workers.predicting",
 )
 TORCH = {"torch", "torchvision", "torchcodec"}

@@ -40,9 +40,10 @@ from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
 from thanoproxy.workers.cache import PredictionCache
 from thanoproxy.workers.decoding import device_decoding_for, loaders_for
+from thanoproxy.workers.intake import Intake
 from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
-from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Intake, Prediction, Vectors
+from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Prediction, Vectors
 from thanoproxy.workers.recall import keep, recall
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
