@@ -27,7 +27,7 @@ from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, choose
 from thanoproxy.engine.exporting import export_model
-from thanoproxy.engine.inference import Predictor, Ranking
+from thanoproxy.engine.inference import Predictor, Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
@@ -42,7 +42,7 @@ from thanoproxy.workers.cache import PredictionCache
 from thanoproxy.workers.decoding import loaders_for
 from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
-from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Intake, Prediction, Vectors
+from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Intake, Prediction
 from thanoproxy.workers.recall import keep, recall
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
@@ -285,11 +285,11 @@ class DeviceLoop:
             self._turn = None
             del chunks  # a waiting thread must not keep the last images alive
 
-    def _answer(self, chunks: list[Chunk], outcome: list[Ranking] | Exception) -> None:
+    def _answer(self, chunks: list[Chunk], outcome: list[Vectors] | Exception) -> None:
         """What a batch has come to; on the thread that waits for results, where there is one."""
         if isinstance(outcome, Exception):
             self._if_device_lost(outcome)
-        rankings = iter(() if isinstance(outcome, Exception) else outcome)
+        found = iter(() if isinstance(outcome, Exception) else outcome)
         with self._changed:
             for chunk in chunks:
                 task = self._task_of(chunk)
@@ -297,7 +297,7 @@ class DeviceLoop:
                     if task is not None:
                         self._fail(task, outcome)
                 else:
-                    self._take_results(chunk, [ranking.vectors for ranking in itertools.islice(rankings, len(chunk.pixels))], task)
+                    self._take_results(chunk, list(itertools.islice(found, len(chunk.pixels))), task)
                 self._intake.done(chunk)
                 chunk.pixels = {}
 

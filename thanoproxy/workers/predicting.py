@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from msgspec.structs import replace
 
+from thanoproxy.engine.inference import Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.pixels import read_cropped
 from thanoproxy.engine.ranking import Ranked, rank
@@ -26,17 +27,13 @@ from thanoproxy.images.loader import LoaderThreads, Steps
 from thanoproxy.workers import jobs
 from thanoproxy.workers.schedule import Ready
 
-__all__ = ["BULK", "INTERACTIVE", "TRAINING", "Chunk", "Intake", "Prediction", "Vectors"]
+__all__ = ["BULK", "INTERACTIVE", "TRAINING", "Chunk", "Intake", "Prediction"]
 
 # Priorities on the loader threads; see `thanoproxy.workers.schedule` for the same order on the device.
 INTERACTIVE, BULK, TRAINING = 0, 1, 2
 
 _NULL = -1
 """The number of the image that is none: behind the last."""
-
-
-Vectors = Mapping[jobs.Vector, bytes]
-"""What a model says of an image, as bytes (see `jobs.Predicted`)."""
 
 
 class Read(NamedTuple):
