@@ -55,6 +55,9 @@ Key = tuple[object, str]
 QUEUED_INTERVAL = 5.0
 """Seconds between two reports of a BUILD that waits for another one to end."""
 
+KEEP_MEMORY = 60.0
+"""Seconds for which the memory of a BUILD is kept for the next one: to map its gigabytes anew costs that one a second."""
+
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +104,7 @@ class DeviceLoop:
         self._turns = 0
         self._turn: int | None = None
         self._closing = False
+        self._give_back_at: float | None = None
         self._busy = threading.Lock()
         compiles = settings.compile == "auto" and self.device.is_cuda
         self._compiler = Compiler(self.device, self._busy, lambda: not self._builds) if compiles else None
@@ -262,8 +266,12 @@ class DeviceLoop:
         self.device.enter()
         self.device.use_threads()
         while True:
+            if self._keeping_memory() == 0.0:
+                self._give_back_at = None
+                give_back_freed_memory()
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or (self._pipeline.has_room and (self._ready or self._builds)))
+                if not self._changed.wait_for(self._has_work, self._keeping_memory()):
+                    continue
                 if self._closing:
                     self._close_builds()
                     return
@@ -284,6 +292,9 @@ class DeviceLoop:
                 self._on_fatal(error)
             self._turn = None
             del chunks  # a waiting thread must not keep the last images alive
+
+    def _has_work(self) -> bool:
+        return self._closing or (self._pipeline.has_room and bool(self._ready or self._builds))
 
     def _answer(self, chunks: list[Chunk], outcome: list[Vectors] | Exception) -> None:
         """What a batch has come to; on the thread that waits for results, where there is one."""
@@ -337,7 +348,13 @@ class DeviceLoop:
         with self._changed:
             self._builds.remove(task)
         self.device.release()
-        give_back_freed_memory()
+        self._give_back_at = time.monotonic() + KEEP_MEMORY
+
+    def _keeping_memory(self) -> float | None:
+        """For how many seconds more; None where there is none to be given back."""
+        if self._give_back_at is None or self._builds:
+            return None
+        return max(0.0, self._give_back_at - time.monotonic())
 
     def _close_builds(self) -> None:
         for task in self._builds:
