@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import msgspec
 
 from thanoproxy.catalog.artifacts import Manifest
 
-__all__ = ["PlainScript", "Setting", "plain_script", "settings"]
+__all__ = ["PlainScript", "Setting", "plain_script", "quickest", "settings"]
 
 Setting = tuple[int, int, int]
 """Images in a batch, processes of the DataLoader, threads that compute."""
@@ -57,13 +57,18 @@ class PlainScript:
     def best(self, work: Iterable[str], choices: Sequence[Setting]) -> Setting:
         """The setting with which it predicts these paths soonest."""
         paths = list(work)
-        taken = dict.fromkeys(choices, float("inf"))
-        for setting in [*choices, *choices]:
-            self.order("predict", paths=paths, setting=setting)  # the first time starts processes
-            taken[setting] = min(taken[setting], self.order("predict", paths=paths, setting=setting)["seconds"])
-        for setting, seconds in taken.items():
-            print(f"  script with batch {setting[0]}, {setting[1]} workers, {setting[2]} threads: {len(paths) / seconds:.1f} images/s")
-        return min(taken, key=taken.__getitem__)
+        return quickest(len(paths), choices, lambda setting: self.order("predict", paths=paths, setting=setting)["seconds"])
+
+
+def quickest(images: int, choices: Sequence[Setting], seconds: Callable[[Setting], float]) -> Setting:
+    """The setting that takes the fewest `seconds` for so many images."""
+    taken = dict.fromkeys(choices, float("inf"))
+    for setting in [*choices, *choices]:
+        seconds(setting)  # the first time starts processes
+        taken[setting] = min(taken[setting], seconds(setting))
+    for setting, least in taken.items():
+        print(f"  script with batch {setting[0]}, {setting[1]} workers, {setting[2]} threads: {images / least:.1f} images/s")
+    return min(taken, key=taken.__getitem__)
 
 
 def settings(cores: int, cuda: bool) -> list[Setting]:

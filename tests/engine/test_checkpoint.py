@@ -51,7 +51,7 @@ def test_it_ends_as_if_nothing_had_happened(
 
     resumed, reports = run_build(rows, architecture=architecture, checkpoint=copy, **options)
     assert [report.epoch.epoch for report in reports if report.epoch] == [first + 1, first + 2]
-    assert {report.phase for report in reports} == {"loading", "training", "saving"}
+    assert {report.phase for report in reports} - {"validating"} == {"loading", "training", "saving"}, "a short validation is not reported"
     digests = [workshop.store.manifest(built.artifact).weights_sha256 for built in (whole, resumed)]
     assert digests[0] == digests[1]
     strip = [[(entry.epoch, entry.loss, entry.validation_loss, entry.learning_rate) for entry in one.log] for one in (whole, resumed)]

@@ -109,10 +109,10 @@ def test_what_is_not_right_is_not_used(
     monkeypatch.setattr(torch, "compile", broken)
     compiler = Compiler(DEVICE)
     predictor = Predictor(DEVICE, compiler=compiler)
-    before = predictor.launch([Part(models[0], 8, 1)], list(PIXELS)).collect()
+    before = predictor.launch([Part(models[0], 8, ("probabilities",))], list(PIXELS)).collect()
     compiler.close()
     compiler._thread.join(60)
-    assert predictor.launch([Part(models[0], 8, 1)], list(PIXELS)).collect() == before
+    assert predictor.launch([Part(models[0], 8, ("probabilities",))], list(PIXELS)).collect() == before
     assert ["cannot be compiled" in record.message for record in caplog.records] == [True]
 
 
@@ -125,7 +125,7 @@ def test_what_fails_later_is_used_no_more(compiler: Compiler, models: list[Model
 
     network.recorded = dict.fromkeys(network.recorded, fails)
     predictor = Predictor(DEVICE, compiler=compiler)
-    assert len(predictor.launch([Part(models[0], 8, 1)], list(PIXELS)).collect()) == 8
+    assert len(predictor.launch([Part(models[0], 8, ("probabilities",))], list(PIXELS)).collect()) == 8
     with torch.inference_mode():
         assert compiler.features(models[0], PIXELS) is None
     assert "used no more" in caplog.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,10 @@ def model(artifact: str, workshop: Workshop) -> Model:
     return load_model(workshop.store, artifact, workshop.device)
 
 
+def vectors_of(model: Model, pixels: torch.Tensor, wanted: Collection[jobs.Vector]) -> list[inference.Vectors]:
+    return inference.Predictor(model.device).launch([inference.Part(model, len(pixels), wanted)], list(pixels)).collect()
+
+
 def test_classes_come_best_first_with_their_probabilities(model: Model) -> None:
     rankings = inference.predict(model, PIXELS, top_k=5)
     assert len(rankings) == 8
@@ -47,15 +51,15 @@ def test_classes_come_best_first_with_their_probabilities(model: Model) -> None:
 
 
 def test_vectors_are_the_input_of_the_last_layer_and_the_probability_of_each_class(model: Model) -> None:
-    rankings = inference.predict(model, PIXELS, top_k=2, vectors={"features", "probabilities"})
-    for ranking in rankings:
-        features, probabilities = (torch.frombuffer(bytearray(ranking.vectors[of]), dtype=torch.float32) for of in VECTORS)
+    for ranking, vectors in zip(inference.predict(model, PIXELS, top_k=2), vectors_of(model, PIXELS, VECTORS), strict=True):
+        features, probabilities = (torch.frombuffer(bytearray(vectors[of]), dtype=torch.float32) for of in VECTORS)
         assert features.shape == (1280,)
         with torch.inference_mode():
             torch.testing.assert_close(model.scores(features[None]).softmax(1)[0], probabilities)
         assert [float(probabilities[index]) for index in ranking.classes] == list(ranking.scores)
-    assert [ranking.vectors for ranking in inference.predict(model, PIXELS, top_k=1)] == [{}] * 8
-    assert inference.predict(model, PIXELS, top_k=0, vectors={"features"})[0].classes == ()
+    assert vectors_of(model, PIXELS, ()) == [{}] * 8
+    assert [vectors.keys() for vectors in vectors_of(model, PIXELS, {"features"})] == [{"features"}] * 8
+    assert inference.predict(model, PIXELS, top_k=0)[0].classes == ()
 
 
 def test_a_batch_too_large_for_the_device_is_halved(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,13 +168,14 @@ def test_models_whose_backbone_is_the_same_share_it(run_build: RunBuild, worksho
     assert one.head is not two.head
     assert (one.classes, two.classes) == (["blue", "red"], ["cold", "warm"])
     assert residency.loaded(first) is one, "the second has cost no more than its head"
-    parts = [inference.Part(one, 5, 2), inference.Part(two, 3, 1, {"probabilities"})]
+    parts = [inference.Part(one, 5, {"probabilities"}), inference.Part(two, 3, VECTORS)]
     together = inference.Predictor(workshop.device).launch(parts, list(PIXELS)).collect()
-    wanted = inference.predict(alone[0], PIXELS[:5], 2) + inference.predict(alone[1], PIXELS[5:], 1, {"probabilities"})
-    assert [ranking.classes for ranking in together] == [ranking.classes for ranking in wanted]
-    for ranking, apart in zip(together, wanted, strict=True):
-        assert ranking.scores == pytest.approx(apart.scores, rel=1e-4)
-        assert ranking.vectors.keys() == apart.vectors.keys()
+    wanted = vectors_of(alone[0], PIXELS[:5], {"probabilities"}) + vectors_of(alone[1], PIXELS[5:], VECTORS)
+    for found, apart in zip(together, wanted, strict=True):
+        assert found.keys() == apart.keys()
+        for vector in found:
+            values = (torch.frombuffer(bytearray(of[vector]), dtype=torch.float32) for of in (found, apart))
+            torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"input_size": 40}, {"tune": "full", "pretrained": False}, {"color": "GRAY"}])

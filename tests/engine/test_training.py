@@ -89,8 +89,8 @@ def test_parts_of_a_batch_add_up_to_the_same_step(make_trainer: MakeTrainer) -> 
     whole, parts = make_trainer(fresh=False, batch_size=32), make_trainer(fresh=False, batch_size=32)
     parts.micro_batch = 5
     [batch] = list(whole.dataset.batches([list(range(32))], None))
-    for trainer in (whole, parts):
-        trainer._gradients(batch)
+    boundaries = [finish(trainer._gradients(batch, 0, Meter("job")))[1] for trainer in (whole, parts)]
+    assert boundaries == [0, 6], "somebody else may use the device between two parts"
     for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         assert one.grad is not None
         assert other.grad is not None
@@ -103,7 +103,7 @@ def test_out_of_memory_halves_the_part_and_repeats_the_step(make_trainer: MakeTr
     gradients = trainer._images
 
     def images(pixels: torch.Tensor) -> torch.Tensor:
-        if trainer.network.training and len(pixels) > room:
+        if len(pixels) > room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return gradients(pixels)
 

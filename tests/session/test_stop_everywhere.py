@@ -22,6 +22,7 @@ from tests.serving import Proxy
 from tests.session.asking import Connection, fetched, text
 from tests.session.test_stopping import wait_for
 from thanoproxy.engine import build, exporting, first_stage, uploading
+from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.training import Trainer
 
 pytestmark = pytest.mark.alone
@@ -52,7 +53,7 @@ CASES = {
     "BUILD, training": Case(training(), (Trainer, "_step", 0.02)),
     "BUILD, validating": Case(training(options="validation_split=0.5, epochs=10000"), (Trainer, "_evaluate", 0.25)),
     "BUILD, saving": Case(training(options="epochs=1, tune='full'"), (build, "save_model", 0.6)),
-    "FIT, features": Case(training(MANY, "tune='head'", "FIT", "colours"), (first_stage, "_forward", 0.02)),
+    "FIT, features": Case(training(MANY, "tune='head'", "FIT", "colours"), (Frozen, "features", 0.02)),
     "FIT, training": Case(training(FEW, "tune='full', epochs=10000", "FIT", "colours"), (Trainer, "_step", 0.02)),
     "EVALUATE, waiting for a row": Case(f"EVALUATE USING colours AS {SLOW}", 0.25),
     "EVALUATE": Case(f"EVALUATE USING colours OPTIONS (cache=false) AS {MANY}", 0.25),

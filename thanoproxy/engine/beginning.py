@@ -33,9 +33,14 @@ class Beginning:
     def network(self, classes: list[str], recipe: Recipe, seed: int) -> nn.Module:
         """The network for these classes, among which are the known ones."""
         torch.manual_seed(seed)
-        network = self.architecture.make(len(classes), pretrained=self.weights is not None, drop_path=recipe.drop_path)
         if self.weights is None:
-            return network
+            return self.architecture.make(len(classes), pretrained=False, drop_path=recipe.drop_path)
+        with torch.device("meta"):  # without random weights, which take longer to draw than these to read
+            network = self.architecture.make(len(classes), pretrained=True, drop_path=recipe.drop_path)
+        network.to_empty(device="cpu")
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked is not None:
+                module.num_batches_tracked.zero_()  # a file of weights may lack it
         put_into(network, self.weights, self.architecture)
         head = self.architecture.head(network)
         if self.known:

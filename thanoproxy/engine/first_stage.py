@@ -20,12 +20,12 @@ from thanoproxy.engine.checkpoint import State
 from thanoproxy.engine.dataset import Dataset, Split
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.features import Features
+from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.head import Scores, fit_head, logits_of, read, written
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.engine.training import Limits
 from thanoproxy.models.architecture import Architecture
-from thanoproxy.models.preprocessing import Preprocessing, normalize
 from thanoproxy.workers import jobs
 
 __all__ = ["Candidate", "Stage", "class_weights", "first_stage"]
@@ -132,24 +132,15 @@ def _features(
 ) -> Generator[Step, None, None]:
     """The frozen backbone's features of every row, in order."""
     yield meter.begin("features", len(dataset))
-    network.eval().to(memory_format=torch.channels_last)
+    frozen = Frozen(network, architecture, dataset.preprocessing, device)
     staging = open_staging(device)
     pace = Pace(staging, device.depth)
     with closing(dataset.scan(device.predict_batch)) as scanned:
         for batch in scanned:
             with staging.on_device(batch.pixels) as pixels:
-                features.add(_forward(network, architecture, pixels, dataset.preprocessing, device), batch.labels)
+                features.add(frozen.features(pixels), batch.labels)
             pace.step()
             yield meter.advance(len(batch.rows))
-
-
-@torch.no_grad()
-def _forward(
-    network: nn.Module, architecture: Architecture, pixels: torch.Tensor, preprocessing: Preprocessing, device: Device
-) -> torch.Tensor:
-    with torch.autocast(device.device.type, torch.bfloat16, enabled=device.is_cuda):
-        images = normalize(pixels, preprocessing, torch.float32)
-        return architecture.features(network, images).float()
 
 
 def _fit(

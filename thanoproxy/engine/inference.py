@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,29 +10,25 @@ import torch
 from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, is_out_of_memory
 from thanoproxy.engine.model import Model
+from thanoproxy.engine.ranking import Ranked, rank
 from thanoproxy.engine.staging import Mark, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
 
-__all__ = ["Launched", "Part", "Predictor", "Ranking", "predict"]
+__all__ = ["Launched", "Part", "Predictor", "Vectors", "predict"]
 
 
-class Ranking(NamedTuple):
-    """Class numbers and their probabilities, best first; and the vectors that were asked for, as bytes (see `jobs.Predicted`)."""
-
-    classes: tuple[int, ...]
-    scores: tuple[float, ...]
-    vectors: Mapping[jobs.Vector, bytes]
+Vectors = Mapping[jobs.Vector, bytes]
+"""Of an image, those that were asked for (see `jobs.Predicted`)."""
 
 
 class Part(NamedTuple):
-    """So many images of a batch, for one model: what is asked of them is as in `predict`."""
+    """So many images of a batch, for one model, and what is asked of them."""
 
     model: Model
     images: int
-    top_k: int
-    vectors: Collection[jobs.Vector] = ()
+    vectors: Collection[jobs.Vector]
 
 
 class Predictor:
@@ -54,8 +50,8 @@ class Predictor:
         """
         features = self._features(parts[0].model, images)
         slices = features.split_with_sizes([part.images for part in parts])
-        ranked = [self._rank(part, own) for part, own in zip(parts, slices, strict=True)]
-        return Launched(ranked, self._staging.mark())
+        found = [self._vectors(part, own) for part, own in zip(parts, slices, strict=True)]
+        return Launched(parts, found, self._staging.mark())
 
     def _features(self, model: Model, images: Sequence[torch.Tensor]) -> torch.Tensor:
         try:
@@ -74,19 +70,18 @@ class Predictor:
         half = len(images) // 2
         return torch.cat([self._features(model, images[:half]), self._features(model, images[half:])])
 
-    def _rank(self, part: Part, features: torch.Tensor) -> _Ranked:
-        probabilities = part.model.scores(features).softmax(1)
-        best = torch.topk(probabilities, min(part.top_k, len(part.model.classes)))
-        tensors: dict[jobs.Vector, torch.Tensor] = {"features": features, "probabilities": probabilities}
-        fetch = self._staging.fetch
-        return _Ranked(fetch(best.indices), fetch(best.values), {vector: fetch(tensors[vector].float()) for vector in part.vectors})
+    def _vectors(self, part: Part, features: torch.Tensor) -> dict[jobs.Vector, torch.Tensor]:
+        """(n, …) float32 each, on the CPU once the batch is done."""
+        tensors: dict[jobs.Vector, torch.Tensor] = {"features": features, "probabilities": part.model.scores(features).softmax(1)}
+        return {vector: self._staging.fetch(tensors[vector].float()) for vector in part.vectors}
 
 
 class Launched:
     """A batch that the device has been told to predict.  Any one thread may ask for its results."""
 
-    def __init__(self, ranked: Sequence[_Ranked], mark: Mark | None) -> None:
-        self._ranked = ranked
+    def __init__(self, parts: Sequence[Part], found: Sequence[Mapping[jobs.Vector, torch.Tensor]], mark: Mark | None) -> None:
+        self._parts = parts
+        self._found = found
         self._mark = mark
 
     def wait(self) -> None:
@@ -95,28 +90,22 @@ class Launched:
         if mark is not None:
             mark.synchronize()
 
-    def collect(self) -> list[Ranking]:
-        """One for each image."""
+    def collect(self) -> list[Vectors]:
+        """Those of each image."""
         self.wait()
-        return [ranking for ranked in self._ranked for ranking in ranked.rankings()]
+        return [vectors for part, found in zip(self._parts, self._found, strict=True) for vectors in _of_each(part.images, found)]
 
 
-class _Ranked(NamedTuple):
-    """A part's results, on the CPU once the batch is done: (n, top_k) class numbers and probabilities, (n, …) float32 vectors."""
-
-    indices: torch.Tensor
-    values: torch.Tensor
-    vectors: Mapping[jobs.Vector, torch.Tensor]
-
-    def rankings(self) -> Iterator[Ranking]:
-        rows = {vector: _rows(tensor) for vector, tensor in self.vectors.items()}
-        for row, (classes, scores) in enumerate(zip(self.indices.tolist(), self.values.tolist(), strict=True)):
-            yield Ranking(tuple(classes), tuple(scores), {vector: of[row] for vector, of in rows.items()})
+def predict(model: Model, pixels: torch.Tensor, top_k: int) -> list[Ranked]:
+    """The `top_k` best classes (or all, if there are fewer) of each image of uint8 (n, 3, crop, crop), at once."""
+    wanted: tuple[jobs.Vector, ...] = ("probabilities",)
+    found = Predictor(model.device).launch([Part(model, len(pixels), wanted)], list(pixels)).collect()
+    return rank([vectors["probabilities"] for vectors in found], top_k)
 
 
-def predict(model: Model, pixels: torch.Tensor, top_k: int, vectors: Collection[jobs.Vector] = ()) -> list[Ranking]:
-    """The `top_k` best classes (or all, if there are fewer) and the `vectors` of each image of uint8 (n, 3, crop, crop), at once."""
-    return Predictor(model.device).launch([Part(model, len(pixels), top_k, vectors)], list(pixels)).collect()
+def _of_each(images: int, found: Mapping[jobs.Vector, torch.Tensor]) -> list[Vectors]:
+    rows = {vector: _rows(tensor) for vector, tensor in found.items()}
+    return [{vector: of[image] for vector, of in rows.items()} for image in range(images)]
 
 
 def _rows(tensor: torch.Tensor) -> list[bytes]:

@@ -109,7 +109,7 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactCorrupt(f"model artifact {identity[:12]}… does not fit {manifest.architecture}", detail=why) from error
     backbone = identify_backbone(architecture, preprocessing, tensors)
-    dtype = architecture.half if device.halves else torch.float32
+    dtype = device.number_format(architecture.half)
     head = architecture.head(network)
     if dtype != torch.float32:
         head = copy.deepcopy(head).requires_grad_(False).to(device.device)  # of the network's own nothing but rounding would be left

@@ -25,7 +25,17 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from thanoproxy.engine.device import Device
 from thanoproxy.models.preprocessing import RAW, Preprocessing
 
-__all__ = ["fold_batch_norm", "fold_layer_scale", "fold_normalization", "fuse", "has_fusion", "rewritten"]
+__all__ = [
+    "PostOp",
+    "can_fuse",
+    "fold_batch_norm",
+    "fold_layer_scale",
+    "fold_normalization",
+    "fuse",
+    "has_fusion",
+    "replace_modules",
+    "rewritten",
+]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +69,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 @torch.no_grad()
 def fold_layer_scale(network: nn.Module) -> nn.Module:
     """Multiply the second Linear of each ConvNeXt block by the block's layer scale."""
-    return _replace(network, lambda module: _Block(module) if isinstance(module, CNBlock) else None)
+    return replace_modules(network, lambda module: _Block(module) if isinstance(module, CNBlock) else None)
 
 
 @torch.no_grad()
@@ -88,9 +98,9 @@ def fuse(network: nn.Module) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             _fuse_activations(module)
-    _replace(network, lambda module: _FusedBlock(module) if isinstance(module, _Block) else None)
-    _replace(network, lambda module: _FusedConv(module, _NOTHING) if isinstance(module, nn.Conv2d) and _can_fuse(module) else None)
-    return _replace(network, lambda module: _FusedResidual(module) if _is_residual(module) else None)
+    replace_modules(network, lambda module: _FusedBlock(module) if isinstance(module, _Block) else None)
+    replace_modules(network, lambda module: _FusedConv(module, _NOTHING) if isinstance(module, nn.Conv2d) and can_fuse(module) else None)
+    return replace_modules(network, lambda module: _FusedResidual(module) if _is_residual(module) else None)
 
 
 @functools.cache
@@ -106,11 +116,11 @@ def has_fusion() -> bool:
         return False
 
 
-_PostOp = tuple[str, list[float], str]
+PostOp = tuple[str, list[float], str]
 """What oneDNN does with each value before it is stored: its name, its numbers, and which variant of it."""
 
-_NOTHING: _PostOp = ("none", [], "")
-_ACTIVATIONS: dict[type[nn.Module], _PostOp] = {
+_NOTHING: PostOp = ("none", [], "")
+_ACTIVATIONS: dict[type[nn.Module], PostOp] = {
     nn.ReLU: ("relu", [], ""),
     nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
     nn.SiLU: ("swish", [], ""),
@@ -118,12 +128,12 @@ _ACTIVATIONS: dict[type[nn.Module], _PostOp] = {
 }
 
 
-def _replace(network: nn.Module, rule: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+def replace_modules(network: nn.Module, rule: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     """`network` with the modules that `rule` names another for replaced, outermost first."""
     for name, child in list(network.named_children()):
         other = rule(child)
         if other is None:
-            _replace(child, rule)
+            replace_modules(child, rule)
         else:
             setattr(network, name, other)
     return network
@@ -132,14 +142,14 @@ def _replace(network: nn.Module, rule: Callable[[nn.Module], nn.Module | None]) 
 def _fuse_activations(sequence: nn.Sequential) -> None:
     """[convolution, Identity …, activation] becomes [both in one, Identity …]."""
     for at, convolution in enumerate(sequence):
-        if not isinstance(convolution, nn.Conv2d) or not _can_fuse(convolution):
+        if not isinstance(convolution, nn.Conv2d) or not can_fuse(convolution):
             continue
         behind = next((i for i in range(at + 1, len(sequence)) if not isinstance(sequence[i], nn.Identity)), None)
         if behind is not None and (activation := _ACTIVATIONS.get(type(sequence[behind]))) is not None:
             sequence[at], sequence[behind] = _FusedConv(convolution, activation), nn.Identity()
 
 
-def _can_fuse(convolution: nn.Conv2d) -> bool:
+def can_fuse(convolution: nn.Conv2d) -> bool:
     return convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
 
 
@@ -185,7 +195,7 @@ class _FusedBlock(nn.Module):
 class _FusedConv(nn.Module):
     """A convolution and an activation."""
 
-    def __init__(self, convolution: nn.Conv2d, activation: _PostOp) -> None:
+    def __init__(self, convolution: nn.Conv2d, activation: PostOp) -> None:
         super().__init__()
         where = (convolution.padding, convolution.stride, convolution.dilation, convolution.groups)
         self._weight = _ops()._reorder_convolution_weight(convolution.weight, *where)

@@ -23,7 +23,9 @@ from torch.nn import functional
 from thanoproxy.engine.checkpoint import State
 from thanoproxy.engine.dataset import Augment, Batch, Dataset, Split, batches
 from thanoproxy.engine.device import Device, is_out_of_memory
+from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.head import LOGITS, Scores, read, written
+from thanoproxy.engine.lighter import lighter
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
@@ -89,13 +91,15 @@ class Trainer:
         self.split = split
         self.device = device
         self.fresh = fresh
-        self.micro_batch = recipe.batch_size
+        self.micro_batch = self._first_part()
         self.class_weights = (dataset.class_weights(split.training) if class_weights is None else class_weights).to(device.device)
         self.epochs_done = self.steps_done = 0
         self.kept = Trained()
         self._staging = open_staging(device)
         self._pace = Pace(self._staging, device.depth)
         network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # On a GPU, where it is not measured yet, the network learns as it is.
+        self._learning = network if device.is_cuda else lighter(network, keeps_statistics=not fresh)
         self.optimizer = self._optimizer()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -154,7 +158,7 @@ class Trainer:
                 factor = rate_at(self.steps_done, total, self.recipe.warmup)
                 for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                     group["lr"] = peak * factor
-                loss, right = self._step(batch, seed)
+                loss, right = yield from self._step(batch, seed, meter)
                 seen.add(len(batch.rows), loss, right)
                 self.steps_done += 1
                 self._pace.step()
@@ -192,15 +196,15 @@ class Trainer:
         size = max(1, min(self.device.predict_batch, self.micro_batch))
         loaded = self.dataset.batches([rows[at : at + size] for at in range(0, len(rows), size)], None)
         sums, seen = _Sums(self.device), list[tuple[torch.Tensor, torch.Tensor]]()
-        self.network.eval()
+        frozen = Frozen(self.network, self.architecture, self.dataset.preprocessing, self.device)
         meter.switch("validating")
         with closing(loaded):
             for batch in loaded:
-                logits, labels = self._evaluate(batch)
-                loss = functional.cross_entropy(logits.float(), labels)
+                logits, labels = self._evaluate(frozen, batch)
+                loss = functional.cross_entropy(logits, labels)
                 sums.add(len(batch.rows), loss, (logits.argmax(1) == labels).sum())
                 if sums.images * logits.shape[1] <= LOGITS:
-                    seen.append((logits.float().cpu(), labels.cpu()))
+                    seen.append((logits.cpu(), labels.cpu()))
                 yield meter.advance(0)
         meter.switch("training")
         return Scores(sums.loss, sums.accuracy, *map(torch.cat, zip(*seen, strict=True)))
@@ -234,23 +238,21 @@ class Trainer:
                 self.network(self._images(pixels[at : at + self.micro_batch]))
 
     @torch.inference_mode()
-    def _evaluate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        with self._autocast(), self._staging.on_device(batch.pixels) as pixels:
-            logits = self.network(self._images(pixels))
+    def _evaluate(self, frozen: Frozen, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        with self._staging.on_device(batch.pixels) as pixels:
+            logits = frozen.logits(pixels)
         return logits, self._staging.small(batch.labels)
 
-    def _step(self, batch: Batch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self, batch: Batch, seed: int, meter: Meter) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
         """One optimizer step; the batch's mean loss and how many were right, on the device: to fetch them now would have it wait.
 
         Out of memory, it is done again in smaller parts whose gradients add up to the same step.
         """
         optimizer = self.optimizer
         while True:
-            # What is dropped depends on the step alone: not on what came before in this process, or beside it on other threads.
-            torch.manual_seed(_step_seed(seed, self.steps_done))
             optimizer.zero_grad(set_to_none=True)
             try:
-                result = self._gradients(batch)
+                result = yield from self._gradients(batch, seed, meter)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -264,22 +266,33 @@ class Trainer:
         optimizer.step()
         return result
 
-    def _gradients(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gradients(self, batch: Batch, seed: int, meter: Meter) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
+        """Of a batch, part by part."""
         self._train_mode(len(batch.rows))
         labels = self._staging.small(batch.labels)
         share = self.class_weights[labels].sum()
         loss_sum, right = torch.zeros((), device=self.device.device), torch.zeros((), dtype=torch.int64, device=self.device.device)
         with self._staging.on_device(batch.pixels) as pixels:
             for at in range(0, len(labels), self.micro_batch):
+                if at:
+                    yield meter.advance(0)
+                # What is dropped depends on step and part alone: not on what came before in this process, or beside it on other threads.
+                torch.manual_seed(_part_seed(seed, self.steps_done, at))
                 part = labels[at : at + self.micro_batch]
                 with self._autocast():
-                    logits = self.network(self._images(pixels[at : at + self.micro_batch])).float()
+                    logits = self._learning(self._images(pixels[at : at + self.micro_batch])).float()
                 smoothing = self.recipe.label_smoothing
                 loss = functional.cross_entropy(logits, part, self.class_weights, reduction="sum", label_smoothing=smoothing)
                 (loss / share).backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.detach()
                 right += (logits.detach().argmax(1) == part).sum()
         return loss_sum / share, right
+
+    def _first_part(self) -> int:
+        """How many images are trained on at once, until memory says less."""
+        learns_statistics = self.fresh and any(isinstance(module, nn.BatchNorm2d) for module in self.network.modules())
+        most = None if learns_statistics else self.device.train_part  # statistics are those of a whole batch
+        return self.recipe.batch_size if most is None else min(most, self.recipe.batch_size)
 
     def _images(self, pixels: torch.Tensor) -> torch.Tensor:
         return normalize(pixels, self.dataset.preprocessing, torch.float32)
@@ -288,10 +301,10 @@ class Trainer:
         return torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.device.is_cuda)
 
     def _train_mode(self, size: int) -> None:
-        self.network.train()
+        self._learning.train()
         if self.fresh and size > 1:
             return
-        for module in self.network.modules():
+        for module in self._learning.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
 
@@ -313,7 +326,7 @@ class Trainer:
                 }
                 for (depth, decays), parameters in groups.items()
             ],
-            fused=self.device.is_cuda or None,  # one kernel for a group, not one for each of its parameters and operations
+            fused=True,  # one kernel for a group, not one for each of its parameters and operations
         )
 
 
@@ -325,8 +338,9 @@ def rate_at(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest(), "big", signed=True)
+def _part_seed(seed: int, step: int, first: int) -> int:
+    """For the part of a step that begins with row `first` of its batch."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{first}".encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _better(new: Scores | None, old: Scores | None) -> bool:

@@ -27,7 +27,7 @@ from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, choose
 from thanoproxy.engine.exporting import export_model
-from thanoproxy.engine.inference import Predictor, Ranking
+from thanoproxy.engine.inference import Predictor, Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
@@ -43,7 +43,7 @@ from thanoproxy.workers.decoding import device_decoding_for, loaders_for
 from thanoproxy.workers.intake import Intake
 from thanoproxy.workers.memory import give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
-from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Prediction, Vectors
+from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Prediction
 from thanoproxy.workers.recall import keep, recall
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
@@ -55,6 +55,9 @@ Key = tuple[object, str]
 
 QUEUED_INTERVAL = 5.0
 """Seconds between two reports of a BUILD that waits for another one to end."""
+
+KEEP_MEMORY = 60.0
+"""Seconds for which the memory of a BUILD is kept for the next one: to map its gigabytes anew costs that one a second."""
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,7 @@ class DeviceLoop:
         self._turns = 0
         self._turn: int | None = None
         self._closing = False
+        self._give_back_at: float | None = None
         self._busy = threading.Lock()
         compiles = settings.compile == "auto" and self.device.is_cuda
         self._compiler = Compiler(self.device, self._busy, lambda: not self._builds) if compiles else None
@@ -263,8 +267,12 @@ class DeviceLoop:
         self.device.enter()
         self.device.use_threads()
         while True:
+            if self._keeping_memory() == 0.0:
+                self._give_back_at = None
+                give_back_freed_memory()
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or (self._pipeline.has_room and (self._ready or self._builds)))
+                if not self._changed.wait_for(self._has_work, self._keeping_memory()):
+                    continue
                 if self._closing:
                     self._close_builds()
                     return
@@ -286,11 +294,14 @@ class DeviceLoop:
             self._turn = None
             del chunks  # a waiting thread must not keep the last images alive
 
-    def _answer(self, chunks: list[Chunk], outcome: list[Ranking] | Exception) -> None:
+    def _has_work(self) -> bool:
+        return self._closing or (self._pipeline.has_room and bool(self._ready or self._builds))
+
+    def _answer(self, chunks: list[Chunk], outcome: list[Vectors] | Exception) -> None:
         """What a batch has come to; on the thread that waits for results, where there is one."""
         if isinstance(outcome, Exception):
             self._if_device_lost(outcome)
-        rankings = iter(() if isinstance(outcome, Exception) else outcome)
+        found = iter(() if isinstance(outcome, Exception) else outcome)
         with self._changed:
             for chunk in chunks:
                 task = self._task_of(chunk)
@@ -298,7 +309,7 @@ class DeviceLoop:
                     if task is not None:
                         self._fail(task, outcome)
                 else:
-                    self._take_results(chunk, [ranking.vectors for ranking in itertools.islice(rankings, len(chunk.pixels))], task)
+                    self._take_results(chunk, list(itertools.islice(found, len(chunk.pixels))), task)
                 self._intake.done(chunk)
                 chunk.pixels = {}
 
@@ -338,7 +349,13 @@ class DeviceLoop:
         with self._changed:
             self._builds.remove(task)
         self.device.release()
-        give_back_freed_memory()
+        self._give_back_at = time.monotonic() + KEEP_MEMORY
+
+    def _keeping_memory(self) -> float | None:
+        """For how many seconds more; None where there is none to be given back."""
+        if self._give_back_at is None or self._builds:
+            return None
+        return max(0.0, self._give_back_at - time.monotonic())
 
     def _close_builds(self) -> None:
         for task in self._builds:

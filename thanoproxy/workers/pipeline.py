@@ -13,17 +13,17 @@ import queue
 import threading
 from collections.abc import Callable
 
-from thanoproxy.engine.inference import Launched, Part, Predictor, Ranking
+from thanoproxy.engine.inference import Launched, Part, Predictor, Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.workers.predicting import Chunk
 
 __all__ = ["Pipeline"]
 
-Answer = Callable[[list[Chunk], list[Ranking] | Exception], None]
+Answer = Callable[[list[Chunk], list[Vectors] | Exception], None]
 
 
 class Pipeline:
-    """`answer` is called once for each batch: with its chunks and their rankings, in order, or what it failed with.
+    """`answer` is called once for each batch: with its chunks and the vectors of their images, in order, or what it failed with.
 
     `changed` is notified whenever there is room again.
     """
@@ -62,12 +62,12 @@ class Pipeline:
         try:
             models = itertools.groupby(chunks, lambda chunk: chunk.prediction.model)
             launched = self._predictor.launch([_part(model, list(of)) for model, of in models], images)
-            rankings = launched.collect() if self._thread is None else None
+            found = launched.collect() if self._thread is None else None
         except Exception as error:  # whatever it is, it is the answer of all that were in the batch
             self._answer(chunks, error)
             return
-        if rankings is not None:
-            self._answer(chunks, rankings)
+        if found is not None:
+            self._answer(chunks, found)
             return
         with self._changed:
             self._under_way += 1
@@ -83,7 +83,7 @@ class Pipeline:
         while (batch := self._launched.get()) is not None:
             self._waits_for = next(self._numbers)
             chunks, launched = batch
-            outcome: list[Ranking] | Exception
+            outcome: list[Vectors] | Exception
             try:
                 try:
                     launched.wait()
@@ -106,4 +106,4 @@ class Pipeline:
 def _part(model: Model, chunks: list[Chunk]) -> Part:
     """What is asked of a model for any of these rows is computed for all of them; the best classes are found when they are answered."""
     vectors = {vector for chunk in chunks for vector in chunk.prediction.request.vectors}
-    return Part(model, sum(len(chunk.pixels) for chunk in chunks), 0, vectors)
+    return Part(model, sum(len(chunk.pixels) for chunk in chunks), vectors)

@@ -5,13 +5,14 @@ Its first rows are so on the device while its last are still on disk; see `thano
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch
 from msgspec.structs import replace
 
+from thanoproxy.engine.inference import Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.ranking import Ranked, rank
 from thanoproxy.errors import ThanoError
@@ -20,17 +21,13 @@ from thanoproxy.workers import jobs
 from thanoproxy.workers.device_decoding import Decoded
 from thanoproxy.workers.schedule import Ready
 
-__all__ = ["BULK", "INTERACTIVE", "TRAINING", "Chunk", "Prediction", "Read", "Vectors"]
+__all__ = ["BULK", "INTERACTIVE", "TRAINING", "Chunk", "Prediction", "Read"]
 
 # Priorities on the loader threads; see `thanoproxy.workers.schedule` for the same order on the device.
 INTERACTIVE, BULK, TRAINING = 0, 1, 2
 
 _NULL = -1
 """The number of the image that is none: behind the last."""
-
-
-Vectors = Mapping[jobs.Vector, bytes]
-"""What a model says of an image, as bytes (see `jobs.Predicted`)."""
 
 
 class Read(NamedTuple):

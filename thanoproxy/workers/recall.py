@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from thanoproxy.engine.inference import Vectors
 from thanoproxy.images import Sources
 from thanoproxy.workers import jobs
 from thanoproxy.workers.cache import PredictionCache, name_of, subject_of
-from thanoproxy.workers.predicting import Chunk, Prediction, Vectors
+from thanoproxy.workers.predicting import Chunk, Prediction
 
 __all__ = ["keep", "recall"]
 
