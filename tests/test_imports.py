@@ -46,6 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "workers.predicting": WORKER,
     "workers.process": WORKER,
     "workers.recall": WORKER,
+    "workers.rank_process": WORKER,
+    "workers.ranks": WORKER,
+    "workers.workshop": WORKER,
     "workers.quarantine": {"images.source"},
     "workers.reading": {"files.table"},
     "workers.reading_process": {"files"},
@@ -60,7 +63,16 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 # torch costs seconds and hundreds of megabytes; the other side of the process line is where it is needed.
-MAY_IMPORT_TORCH = ("engine", "images", "models", "workers.decoder", "workers.decoding", "workers.device_loop", "workers.predicting")
+MAY_IMPORT_TORCH = (
+    "engine",
+    "images",
+    "models",
+    "workers.decoder",
+    "workers.decoding",
+    "workers.device_loop",
+    "workers.predicting",
+    "workers.rank_process",
+)
 TORCH = {"torch", "torchvision", "torchcodec"}
 
 LONGEST = 420

@@ -13,6 +13,7 @@ from tests.engine.conftest import Rows
 from thanoproxy.engine.dataset import Dataset
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.progress import Meter
+from thanoproxy.engine.ranks import Share
 from thanoproxy.engine.training import Trained, Trainer, rate_at
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.images import open_sources
@@ -90,7 +91,7 @@ def test_parts_of_a_batch_add_up_to_the_same_step(make_trainer: MakeTrainer) -> 
     parts.micro_batch = 5
     [batch] = list(whole.dataset.batches([list(range(32))], None))
     for trainer in (whole, parts):
-        trainer._gradients(batch)
+        trainer._gradients(Share.all_of(batch), 0)
     for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         assert one.grad is not None
         assert other.grad is not None
