@@ -13,7 +13,7 @@ from tests.engine.conftest import Rows
 from thanoproxy.engine.dataset import Dataset
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.progress import Meter
-from thanoproxy.engine.ranks import Share
+from thanoproxy.engine.shares import Share
 from thanoproxy.engine.training import Trained, Trainer, rate_at
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.images import open_sources

@@ -26,7 +26,8 @@ from thanoproxy.engine.head import Scores
 from thanoproxy.engine.model import save_model
 from thanoproxy.engine.orders import Training
 from thanoproxy.engine.progress import Meter, Steps
-from thanoproxy.engine.ranks import Alone, Leader, Ranks, StartRanks
+from thanoproxy.engine.ranks import Leader, StartRanks
+from thanoproxy.engine.shares import Alone, Ranks
 from thanoproxy.engine.training import Limits, Trainer
 from thanoproxy.errors import InvalidOption
 from thanoproxy.images import Sources

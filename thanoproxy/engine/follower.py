@@ -16,7 +16,8 @@ from thanoproxy.engine.device import Device
 from thanoproxy.engine.draws import Draws
 from thanoproxy.engine.group import Group, Waiting
 from thanoproxy.engine.orders import Answer, Compute, Computed, Join, Order, Plan, Ready, Sum, Training
-from thanoproxy.engine.ranks import Share, gradients, values
+from thanoproxy.engine.ranks import gradients, values
+from thanoproxy.engine.shares import Share
 from thanoproxy.engine.training import Trainer
 from thanoproxy.images import Sources
 from thanoproxy.images.loader import LoaderThreads

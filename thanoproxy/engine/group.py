@@ -52,9 +52,7 @@ class Group:
         self._check = check
         self._flat: dict[int, torch.Tensor] = {}
         self._nccl = backend == "nccl"
-        file = distributed.FileStore(  # type: ignore[attr-defined]
-            f"/proc/self/fd/{store}", -1
-        )
+        file = distributed.FileStore(f"/proc/self/fd/{store}", -1)  # type: ignore[attr-defined]
         try:
             distributed.init_process_group(
                 backend,

@@ -25,7 +25,7 @@ from thanoproxy.engine.dataset import Augment, Batch, Dataset, Split, batches
 from thanoproxy.engine.device import Device, is_out_of_memory
 from thanoproxy.engine.head import LOGITS, Scores, read, written
 from thanoproxy.engine.progress import Meter, Step
-from thanoproxy.engine.ranks import Alone, Ranks, Result, Share
+from thanoproxy.engine.shares import Alone, Ranks, Result, Share
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.architecture import Architecture, Recipe
