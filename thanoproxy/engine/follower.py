@@ -102,6 +102,7 @@ class _Follower:
         if next(self._rows):
             share = Share(next(self._loaded), order.whole, range(self._rank, order.whole, self._size), order.weight)
             self._sums = torch.stack([part.float() for part in self._trainer.gradients(share, order.seed)])
+            self._device.synchronize()
 
     def add(self) -> None:
         assert self._group is not None, "it was told to join first"

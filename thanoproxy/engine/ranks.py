@@ -122,13 +122,16 @@ class Leader:
         group = self._group
         if group is None:
             return compute()
+        if not self._all_there():
+            return None
         assert share.weight is not None, "a leader's"
         try:
             for rank in self._others:
                 rank.tell(Compute(share.whole, share.weight, seed))
             yield from group.spread(self._values)
             loss, right = compute()
-            if not (yield from self._all_computed()):
+            self._device.synchronize()  # what is still being computed would keep the others waiting inside the sum
+            if not (yield from self._all_computed()) or not self._all_there():
                 return None
             for rank in self._others:
                 rank.tell(Sum())
@@ -203,6 +206,15 @@ class Leader:
                 time.sleep(POLL)
                 yield
         return complete
+
+    def _all_there(self) -> bool:
+        """Where nobody is inside a collective, those that are gone harm no others."""
+        for rank in list(self._others):
+            try:
+                rank.check()
+            except Broken as broken:
+                self._lose(rank, broken)
+        return self._group is not None
 
     def _check(self) -> None:
         for rank in self._others:
