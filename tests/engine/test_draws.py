@@ -20,14 +20,16 @@ def test_rows_computed_apart_drop_what_they_would_together() -> None:
 
     draws, apart = Draws(network), torch.empty_like(whole)
     for places in (range(0, 10, 3), range(1, 10, 3)[:2], range(1, 10, 3)[2:], range(2, 10, 3)):
-        draws.begin(10, places, 7)
-        apart[list(places)] = network(images[list(places)])
+        with draws.part(10, places, 7):
+            apart[list(places)] = network(images[list(places)])
     torch.testing.assert_close(apart, whole)
     assert torch.equal(apart == 0, whole == 0)
 
     network.eval()
-    assert int((network(images) == 0).sum()) == 0
-    draws.close()
+    with draws.part(10, range(3), 7):
+        assert int((network(images) == 0).sum()) == 0
     network.train()
-    torch.manual_seed(7)
-    assert torch.equal(network(images), whole)
+    for _ in range(2):
+        torch.manual_seed(7)
+        assert torch.equal(network(images), whole), "as it comes, outside of a part, and without"
+        draws.close()

@@ -278,7 +278,7 @@ def test_two_ranks_learn_what_one_gpu_does(
     shares, sizes = Leader.shares, list[int]()
 
     def wait(self: Leader, *plan: Any) -> Generator[Share, None, None]:
-        while not self.is_complete:
+        while not self.all_ready():
             time.sleep(0.1)
         for share in shares(self, *plan):
             sizes.append(share.places.step)

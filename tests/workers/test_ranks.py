@@ -60,7 +60,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     shares = Leader.shares
 
     def wait(self: Leader, plan: Sequence[Sequence[int]], augment: Augment | None) -> Generator[Share, None, None]:
-        while not self.is_complete:
+        while not self.all_ready():
             time.sleep(0.05)
         for share in shares(self, plan, augment):
             sizes.append(share.places.step)
@@ -141,6 +141,14 @@ async def test_two_ranks_learn_what_one_device_does(
     assert sizes == [2] * 6
     await assert_equal_but_for_rounding(built, alone, together, rows)
     assert ranks_of(os.getpid()) == []
+
+
+async def test_from_scratch_too_where_each_normalises_by_its_own_rows(
+    together: WorkerSettings, sizes: list[int], rows: Rows, tmp_path: Path
+) -> None:
+    built, _ = await build(together, rows, tmp_path, pretrained=False, epochs=3, augment=False)
+    assert sizes == [2] * 18
+    assert built.log[-1].loss < built.log[0].loss
 
 
 @pytest.mark.parametrize(("by", "reason"), [(signal.SIGKILL, "ended by signal 9"), (signal.SIGSTOP, "took too long|nothing came|imed out")])

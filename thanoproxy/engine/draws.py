@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -13,7 +14,7 @@ __all__ = ["Draws"]
 
 
 class Draws:
-    """Makes the modules of `network` that drop something draw for a whole batch, until `close`.
+    """Makes the modules of `network` that drop something draw for a whole batch, where only `part` of it is computed; until `close`.
 
     Each is given ones of the batch's size in place of its input, and what comes of these, for the rows that are computed, is what the
     input is multiplied with.  So it is the module's own code with the device's own numbers, and a row is dropped the same whether
@@ -22,24 +23,28 @@ class Draws:
 
     def __init__(self, network: nn.Module) -> None:
         self._whole = 0
-        self._rows = slice(0)
+        self._rows: slice | None = None
         self._modules = [module for module in network.modules() if isinstance(module, nn.Dropout | StochasticDepth) and module.p > 0]
         for module in self._modules:
             module.forward = partial(self._forward, module, module.forward)  # type: ignore[method-assign]
 
-    def begin(self, whole: int, places: range, seed: int) -> None:
-        """The rows computed next are those at `places` of a batch of `whole` rows, whose numbers come of `seed`."""
+    @contextmanager
+    def part(self, whole: int, places: range, seed: int) -> Generator[None, None, None]:
+        """The rows computed in the block are those at `places` of a batch of `whole` rows, whose numbers come of `seed`."""
         torch.manual_seed(seed)
-        self._whole = whole
-        self._rows = slice(places.start, places.stop, places.step)
+        self._whole, self._rows = whole, slice(places.start, places.stop, places.step)
+        try:
+            yield
+        finally:
+            self._rows = None
 
     def close(self) -> None:
         """The network is as it was."""
-        for module in self._modules:
-            del module.forward
+        while self._modules:
+            del self._modules.pop().forward
 
     def _forward(self, module: nn.Module, draw: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-        if not module.training:
+        if self._rows is None or not module.training:
             return draw(images)
         # A path is dropped for a whole row, so one number a row is drawn.
         each = images.shape[1:] if isinstance(module, nn.Dropout) else [1] * (images.dim() - 1)

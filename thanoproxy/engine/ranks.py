@@ -80,15 +80,15 @@ class Leader:
         self._others: list[Rank] = []
         self._group: Group | None = None
         self._groups = 0
+        self._values: list[torch.Tensor] = []
         self._late = time.monotonic() + START_SECONDS
         try:
             self._starting += start(training, self._store)
         except OSError as error:
             self._news.append(News("the processes that should train along cannot be started", str(error)))
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether those that were started are ready, or gone."""
+    def all_ready(self) -> bool:
+        """Whether those that were started are, or are gone."""
         for rank in list(self._starting):
             try:
                 answer = _hear(rank, self._late)
@@ -104,7 +104,7 @@ class Leader:
         done = 0
         while done < len(plan):
             rest = plan[done:]
-            if self.is_complete and self._others and self._group is None:
+            if self.all_ready() and self._others and self._group is None:
                 self._form()
             size = self._size
             if not self._tell_plan(rest, size, augment):
@@ -115,7 +115,7 @@ class Leader:
                     if self._size != size:  # a rank was lost in this step
                         break
                     done += 1
-                    if self._starting and self.is_complete and self._others:
+                    if self._starting and self.all_ready() and self._others:
                         break
 
     def total(self, share: Share, seed: int, compute: Callable[[], Result]) -> Generator[None, None, Result | None]:

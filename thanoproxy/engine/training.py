@@ -11,7 +11,7 @@ import math
 import time
 from array import array
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -288,9 +288,7 @@ class Trainer:
         with self._staging.on_device(batch.pixels) as pixels:
             for at in range(0, len(labels), self.micro_batch):
                 part = labels[at : at + self.micro_batch]
-                if self.draws is not None:
-                    self.draws.begin(share.whole, share.places[at : at + self.micro_batch], seed)
-                with self._autocast():
+                with self._autocast(), self._drawn(share, at, seed):
                     logits = self.network(self._images(pixels[at : at + self.micro_batch])).float()
                 smoothing = self.recipe.label_smoothing
                 loss = functional.cross_entropy(logits, part, self.class_weights, reduction="sum", label_smoothing=smoothing)
@@ -298,6 +296,9 @@ class Trainer:
                 loss_sum += loss.detach()
                 right += (logits.detach().argmax(1) == part).sum()
         return loss_sum / weight, right
+
+    def _drawn(self, share: Share, at: int, seed: int) -> AbstractContextManager[None]:
+        return nullcontext() if self.draws is None else self.draws.part(share.whole, share.places[at : at + self.micro_batch], seed)
 
     def _images(self, pixels: torch.Tensor) -> torch.Tensor:
         return normalize(pixels, self.dataset.preprocessing, torch.float32)
