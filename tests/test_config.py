@@ -100,6 +100,8 @@ def test_settings_cross_to_another_process() -> None:
         ("SERVR__PORT", "1", "THANOPROXY_SERVR__PORT: there is no section 'servr'"),
         ("WORKERS__POOL", "cloud", "workers.pool: input should be 'local' or 'inline' (given: 'cloud')"),
         ("WORKERS__DEVICES", "tpu", "workers.devices: "),
+        ("WORKERS__BUILD_DEVICES", "cpu,cuda:0", "workers.build_devices: should be own, all, or a list such as cuda:0,cuda:1"),
+        ("WORKERS__BUILD_DEVICES", "cuda:0,cuda:0", "workers.build_devices: should name each GPU once"),
         ("ARTIFACTS__URL", "s3://b", "artifacts.url: should be file:///folder"),
         ("ARTIFACTS__URL", "file://host/x", "artifacts.url: should be file:///folder"),
         ("UPSTREAM__URL", "mysql://u:geheim@h", "upstream.url: should begin with postgresql://"),

@@ -48,6 +48,9 @@ ALLOWED: dict[str, set[str]] = {
     "workers.predicting": WORKER,
     "workers.process": WORKER,
     "workers.recall": WORKER,
+    "workers.rank_process": WORKER,
+    "workers.ranks": WORKER,
+    "workers.workshop": WORKER,
     "workers.quarantine": {"images.source"},
     "workers.reading": {"files.table"},
     "workers.reading_process": {"files"},
@@ -72,6 +75,7 @@ MAY_IMPORT_TORCH = (
     "workers.device_loop",
     "workers.intake",
     "workers.predicting",
+    "workers.rank_process",
 )
 TORCH = {"torch", "torchvision", "torchcodec"}
 

@@ -9,6 +9,7 @@ A wrong setting is a `ConfigurationError` whose message is one line that names i
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -221,6 +222,10 @@ class Workers(Section):
         pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$",
         description="auto: every GPU, else the CPU; cpu; or a list such as cuda:0,cuda:1",
     )
+    build_devices: str = Field(
+        default="own",
+        description="what a BUILD trains all of a network on; own: its worker's device; all: every GPU; or a list such as cuda:0,cuda:1",
+    )
     threads: int = Field(default=0, ge=0, le=1024, description="CPU threads of each worker; 0 lets it choose")
     compile: Literal["auto", "off"] = Field(
         default="auto", description="auto: on GPUs networks are compiled in the background; off: nowhere"
@@ -245,6 +250,16 @@ class Workers(Section):
         le=86400,
         description="seconds after which a worker that does not get on is replaced; more than one image or model takes to read; 0: never",
     )
+
+    @field_validator("build_devices")
+    @classmethod
+    def _devices_once(cls, names: str) -> str:
+        if not re.fullmatch(r"own|all|cpu(,cpu)*|cuda:\d+(,cuda:\d+)*", names):
+            raise ValueError("should be own, all, or a list such as cuda:0,cuda:1")
+        gpus = [name for name in names.split(",") if name != "cpu"]
+        if len(set(gpus)) < len(gpus):
+            raise ValueError("should name each GPU once")
+        return names
 
 
 class Settings(BaseSettings):

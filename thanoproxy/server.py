@@ -333,6 +333,7 @@ def worker_settings(settings: Settings) -> WorkerSettings:
         file_roots=tuple(map(str, settings.files.roots)),
         allow_download=settings.weights.download,
         devices=tuple(settings.workers.devices.split(",")),
+        build_devices=tuple(settings.workers.build_devices.split(",")),
         threads=settings.workers.threads or None,
         compile=settings.workers.compile,
         decoders=settings.workers.decoders,

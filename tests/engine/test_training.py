@@ -13,6 +13,7 @@ from tests.engine.conftest import Rows
 from thanoproxy.engine.dataset import Dataset
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.progress import Meter
+from thanoproxy.engine.shares import Share
 from thanoproxy.engine.training import Trained, Trainer, rate_at
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.images import open_sources
@@ -89,7 +90,8 @@ def test_parts_of_a_batch_add_up_to_the_same_step(make_trainer: MakeTrainer) -> 
     whole, parts = make_trainer(fresh=False, batch_size=32), make_trainer(fresh=False, batch_size=32)
     parts.micro_batch = 5
     [batch] = list(whole.dataset.batches([list(range(32))], None))
-    boundaries = [finish(trainer._gradients(batch, 0, Meter("job")))[1] for trainer in (whole, parts)]
+    share = Share.all_of(batch)
+    boundaries = [finish(trainer._gradients(share, 0, Meter("job")))[1] for trainer in (whole, parts)]
     assert boundaries == [0, 6], "somebody else may use the device between two parts"
     for one, other in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         assert one.grad is not None

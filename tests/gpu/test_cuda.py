@@ -11,10 +11,11 @@ import asyncio
 import os
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,6 +31,8 @@ from thanoproxy.engine.inference import Launched, Part, Predictor
 from thanoproxy.engine.model import Model, load_model, save_model
 from thanoproxy.engine.pixels import decode_scaled
 from thanoproxy.engine.ranking import rank
+from thanoproxy.engine.ranks import Leader
+from thanoproxy.engine.shares import Share
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.images.jpeg import PlainJpeg, plain_jpeg
 from thanoproxy.models import registry
@@ -368,3 +371,30 @@ def test_every_architecture_agrees_with_itself_on_a_cpu(store: ArtifactStore, de
             with torch.inference_mode():
                 features.append(one.features(normalize(pixels.to(where.device), one.preprocessing, one.dtype)).float().cpu())
         assert difference(*features) < 0.05, name
+
+
+@pytest.mark.parametrize("others", [("cuda:0", "cuda:0"), ("cuda:0", "cuda:1")], ids=["gloo, on one GPU", "NCCL"])
+def test_two_ranks_learn_what_one_gpu_does(
+    settings: WorkerSettings, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, str]
+) -> None:
+    if torch.cuda.device_count() < len(set(others)):
+        pytest.skip("there are no two CUDA devices")
+    shares, sizes = Leader.shares, list[int]()
+
+    def wait(self: Leader, *plan: Any) -> Generator[Share, None, None]:
+        while not self.all_ready():
+            time.sleep(0.1)
+        for share in shares(self, *plan):
+            sizes.append(share.places.step)
+            yield share
+
+    monkeypatch.setattr(Leader, "shares", wait)
+    one = _build(settings, device, tmp_path)
+    two = _build(msgspec.structs.replace(settings, build_devices=others), device, tmp_path)
+    assert set(sizes) == {2}
+    for mine, theirs in zip(one.log, two.log, strict=True):
+        assert theirs.loss == pytest.approx(mine.loss, rel=0.05)  # both compute in bfloat16
+    images = [f"{number}.png" for number in range(300)]
+    answers = [_predict(settings, device, built.artifact, images) for built in (one, two)]
+    same = sum(mine == theirs for mine, theirs in zip(*answers, strict=True))
+    assert same >= 0.99 * len(images)

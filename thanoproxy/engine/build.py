@@ -9,7 +9,11 @@ Where the process dies, a checkpoint is left: the same request goes on from ther
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
 
 from thanoproxy.catalog.artifacts import ArtifactStore
 from thanoproxy.engine.beginning import Beginning, begin
@@ -20,7 +24,10 @@ from thanoproxy.engine.device import Device
 from thanoproxy.engine.first_stage import Candidate, Stage, class_weights, first_stage
 from thanoproxy.engine.head import Scores
 from thanoproxy.engine.model import save_model
+from thanoproxy.engine.orders import Training
 from thanoproxy.engine.progress import Meter, Steps
+from thanoproxy.engine.ranks import Leader, StartRanks
+from thanoproxy.engine.shares import Alone, Ranks
 from thanoproxy.engine.training import Limits, Trainer
 from thanoproxy.errors import InvalidOption
 from thanoproxy.images import Sources
@@ -36,7 +43,7 @@ __all__ = ["Workshop", "build"]
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every BUILD on this device uses."""
+    """What every BUILD on this device uses; `start_ranks` where it may have others besides."""
 
     device: Device
     store: ArtifactStore
@@ -44,6 +51,7 @@ class Workshop:
     threads: LoaderThreads
     weights: WeightsFinder
     pixel_budget: int
+    start_ranks: StartRanks | None = None
 
 
 def build(request: jobs.Build, workshop: Workshop) -> Steps:
@@ -114,31 +122,34 @@ def _train(
     split = stage.split
     if stage.goes_on:
         recipe = replace(recipe, head_factor=1.0) if stage.candidates else recipe
-        trainer = Trainer(
-            network,
-            architecture,
-            recipe,
-            dataset,
-            split,
-            workshop.device,
-            fresh=beginning.weights is None,
-            class_weights=class_weights(dataset, split, options),
-        )
-        if state is not None:
-            trainer.restore(state["trainer"])
+        weights = class_weights(dataset, split, options)
+        with closing(_ranks(request, recipe, beginning, weights, network, dataset, workshop)) as ranks:
+            trainer = Trainer(
+                network,
+                architecture,
+                recipe,
+                dataset,
+                split,
+                workshop.device,
+                fresh=beginning.weights is None,
+                class_weights=weights,
+                ranks=ranks,
+            )
+            if state is not None:
+                trainer.restore(state["trainer"])
 
-        def keep() -> None:
-            checkpoint.save(lambda: {"seconds": meter.seconds, **stage.state(architecture), "trainer": trainer.state()})
+            def keep() -> None:
+                checkpoint.save(lambda: {"seconds": meter.seconds, **stage.state(architecture), "trainer": trainer.state()})
 
-        trained = yield from trainer.run(
-            meter,
-            epochs=options.epochs,
-            seed=options.seed,
-            augment=options.augment,
-            first_epoch=len(stage.log) + 1,
-            limits=Limits(options.early_stopping, options.max_seconds),
-            keep=keep,
-        )
+            trained = yield from trainer.run(
+                meter,
+                epochs=options.epochs,
+                seed=options.seed,
+                augment=options.augment,
+                first_epoch=len(stage.log) + 1,
+                limits=Limits(options.early_stopping, options.max_seconds),
+                keep=keep,
+            )
         stage.log += trained.log
         stage.candidates.append(Candidate("full", trained.scores, trained.training, trained.state))
 
@@ -170,6 +181,29 @@ def _train(
         seconds=meter.seconds,
         log=stage.log,
     )
+
+
+def _ranks(
+    request: jobs.Build,
+    recipe: Recipe,
+    beginning: Beginning,
+    weights: torch.Tensor,
+    network: nn.Module,
+    dataset: Dataset,
+    workshop: Workshop,
+) -> Ranks:
+    if workshop.start_ranks is None:
+        return Alone(dataset)
+    training = Training(
+        architecture=beginning.architecture.name,
+        recipe=recipe,
+        preprocessing=beginning.preprocessing,
+        spool=request.spool,
+        known=beginning.known,
+        class_weights=weights.tolist(),
+        fresh=beginning.weights is None,
+    )
+    return Leader(training, workshop.start_ranks, network, dataset, workshop.device)
 
 
 def _check_class_weights(options: jobs.TrainOptions, classes: list[str]) -> None:

@@ -93,6 +93,6 @@ class Meter:
         elapsed = self._clock() - self._phase_started
         return (self._done - self._before) / elapsed if elapsed > 0 else 0.0
 
-    def remark(self, message: str) -> jobs.Remark:
+    def remark(self, message: str, detail: str | None = None) -> jobs.Remark:
         """Something that the client should know."""
-        return jobs.Remark(job=self._job, severity="NOTICE", message=message)
+        return jobs.Remark(job=self._job, severity="NOTICE", message=message, detail=detail)

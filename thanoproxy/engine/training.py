@@ -23,10 +23,12 @@ from torch.nn import functional
 from thanoproxy.engine.checkpoint import State
 from thanoproxy.engine.dataset import Augment, Batch, Dataset, Split, batches
 from thanoproxy.engine.device import Device, is_out_of_memory
+from thanoproxy.engine.draws import Draws
 from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.head import LOGITS, Scores, read, written
 from thanoproxy.engine.lighter import lighter
 from thanoproxy.engine.progress import Meter, Step
+from thanoproxy.engine.shares import Alone, Ranks, Result, Share
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.architecture import Architecture, Recipe
@@ -83,6 +85,7 @@ class Trainer:
         *,
         fresh: bool,
         class_weights: torch.Tensor | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.network = network
         self.architecture = architecture
@@ -93,6 +96,7 @@ class Trainer:
         self.fresh = fresh
         self.micro_batch = self._first_part()
         self.class_weights = (dataset.class_weights(split.training) if class_weights is None else class_weights).to(device.device)
+        self.ranks = ranks or Alone(dataset)
         self.epochs_done = self.steps_done = 0
         self.kept = Trained()
         self._staging = open_staging(device)
@@ -100,6 +104,7 @@ class Trainer:
         network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # On a GPU, where it is not measured yet, the network learns as it is.
         self._learning = network if device.is_cuda else lighter(network, keeps_statistics=not fresh)
+        self._draws = Draws(self._learning)
         self.optimizer = self._optimizer()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -152,19 +157,22 @@ class Trainer:
         """The next epoch of `total` steps in all, as far as time allows; at least one step of it."""
         started, seen, epoch = time.monotonic(), _Sums(self.device), self.epochs_done
         plan = batches(self.split.training, self.recipe.batch_size, seed, epoch)
-        loaded = self.dataset.batches(plan, Augment(seed, epoch) if augment else None)
-        with closing(loaded):
-            for batch in loaded:
+        with closing(self.ranks.shares(plan, Augment(seed, epoch) if augment else None)) as shares:
+            for share in shares:
                 factor = rate_at(self.steps_done, total, self.recipe.warmup)
                 for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
                     group["lr"] = peak * factor
-                loss, right = yield from self._step(batch, seed, meter)
-                seen.add(len(batch.rows), loss, right)
+                result = yield from self._step(share, seed, meter)
+                for news in self.ranks.news():
+                    yield meter.remark(*news)
+                if result is None:
+                    continue
+                seen.add(share.whole, *result)
                 self.steps_done += 1
                 self._pace.step()
                 if meter.due:
                     meter.measured(seen.loss, seen.accuracy)
-                yield meter.advance(len(batch.rows))
+                yield meter.advance(share.whole)
                 if limits.late(meter):
                     break
         meter.measured(seen.loss, seen.accuracy)
@@ -243,17 +251,30 @@ class Trainer:
             logits = frozen.logits(pixels)
         return logits, self._staging.small(batch.labels)
 
-    def _step(self, batch: Batch, seed: int, meter: Meter) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
+    def _step(self, share: Share, seed: int, meter: Meter) -> Generator[Step, None, Result | None]:
         """One optimizer step; the batch's mean loss and how many were right, on the device: to fetch them now would have it wait.
 
-        Out of memory, it is done again in smaller parts whose gradients add up to the same step.
+        None where a rank was lost: then nothing has changed.
+        """
+        seed = _step_seed(seed, self.steps_done)
+        result = yield from self.ranks.total(share, seed, lambda: self.gradients(share, seed, meter))
+        if result is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
+            self.optimizer.step()
+        return result
+
+    def gradients(self, share: Share, seed: int, meter: Meter) -> Generator[Step, None, Result]:
+        """Leave the gradients of a share in the network; what it adds to the batch's mean loss, and how many were right.
+
+        What is dropped depends on `seed` alone: not on how the batch is divided, nor on what others draw meanwhile.
+
+        Out of memory, it is done again in smaller parts whose gradients add up to the same.
         """
         optimizer = self.optimizer
         while True:
             optimizer.zero_grad(set_to_none=True)
             try:
-                result = yield from self._gradients(batch, seed, meter)
-                break
+                return (yield from self._gradients(share, seed, meter))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -261,32 +282,28 @@ class Trainer:
                     raise DeviceOutOfMemory("not even one image fits into the device's memory for training") from None
             optimizer.zero_grad(set_to_none=True)
             self.device.release()
-            self.micro_batch = max(1, min(self.micro_batch, len(batch.rows)) // 2)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip)
-        optimizer.step()
-        return result
+            self.micro_batch = max(1, min(self.micro_batch, len(share.batch.rows)) // 2)
 
-    def _gradients(self, batch: Batch, seed: int, meter: Meter) -> Generator[Step, None, tuple[torch.Tensor, torch.Tensor]]:
-        """Of a batch, part by part."""
+    def _gradients(self, share: Share, seed: int, meter: Meter) -> Generator[Step, None, Result]:
+        """Of a share, part by part."""
+        batch = share.batch
         self._train_mode(len(batch.rows))
         labels = self._staging.small(batch.labels)
-        share = self.class_weights[labels].sum()
+        weight = self.class_weights[labels].sum() if share.weight is None else share.weight
         loss_sum, right = torch.zeros((), device=self.device.device), torch.zeros((), dtype=torch.int64, device=self.device.device)
         with self._staging.on_device(batch.pixels) as pixels:
             for at in range(0, len(labels), self.micro_batch):
                 if at:
                     yield meter.advance(0)
-                # What is dropped depends on step and part alone: not on what came before in this process, or beside it on other threads.
-                torch.manual_seed(_part_seed(seed, self.steps_done, at))
                 part = labels[at : at + self.micro_batch]
-                with self._autocast():
+                with self._autocast(), self._draws.part(share.whole, share.places[at : at + self.micro_batch], seed):
                     logits = self._learning(self._images(pixels[at : at + self.micro_batch])).float()
                 smoothing = self.recipe.label_smoothing
                 loss = functional.cross_entropy(logits, part, self.class_weights, reduction="sum", label_smoothing=smoothing)
-                (loss / share).backward()  # type: ignore[no-untyped-call]
+                (loss / weight).backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.detach()
                 right += (logits.detach().argmax(1) == part).sum()
-        return loss_sum / share, right
+        return loss_sum / weight, right
 
     def _first_part(self) -> int:
         """How many images are trained on at once, until memory says less."""
@@ -338,9 +355,8 @@ def rate_at(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
-def _part_seed(seed: int, step: int, first: int) -> int:
-    """For the part of a step that begins with row `first` of its batch."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}:{first}".encode(), digest_size=8).digest(), "big", signed=True)
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _better(new: Scores | None, old: Scores | None) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from thanoproxy.catalog.artifacts import open_store
-from thanoproxy.engine.build import Workshop, build
+from thanoproxy.engine.build import build
 from thanoproxy.engine.compiling import Compiler
 from thanoproxy.engine.device import Device, choose
 from thanoproxy.engine.exporting import export_model
@@ -36,7 +36,6 @@ from thanoproxy.errors import Canceled, InternalError, ThanoError, TooManyReques
 from thanoproxy.images import open_sources
 from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
-from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
 from thanoproxy.workers.cache import PredictionCache
 from thanoproxy.workers.decoding import device_decoding_for, loaders_for
@@ -47,6 +46,7 @@ from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Prediction
 from thanoproxy.workers.recall import keep, recall
 from thanoproxy.workers.schedule import Passed, next_turn
 from thanoproxy.workers.settings import WorkerSettings
+from thanoproxy.workers.workshop import open_workshop
 
 __all__ = ["DeviceLoop", "Reply"]
 
@@ -94,8 +94,7 @@ class DeviceLoop:
         self._cache = PredictionCache(settings.prediction_cache)
         self._recaller = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
-        weights = WeightsFinder(settings.weights_roots, allow_download=settings.allow_download)
-        self._workshop = Workshop(self.device, store, sources, self._loaders, weights, settings.pixel_cache)
+        self._workshop = open_workshop(settings, self.device, store, sources, self._loaders)
         self._changed = threading.Condition()
         self._decoding = device_decoding_for(settings, self.device, _one_core)
         self._intake = Intake(sources, self._loaders, self._changed, 4 * self.device.predict_batch, self._chunk_ready, self._decoding)

@@ -17,6 +17,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes in bytes.
 
     `devices`: 'auto' (every CUDA device, or else the CPU), or names such as 'cpu', 'cuda:0', one worker for each.
+    `build_devices`: 'own' (a BUILD has its worker's device), 'all', or names of devices that it may use besides.
     `threads`: cores for computing; `loader_threads`: for reading and decoding; None means as many as the process may use.
     `compile`: 'auto': networks are compiled in the background on CUDA; 'off': nowhere.
     `decoders`: whether those threads decode themselves or each has a process for it; 'auto': processes beside a GPU on many cores.
@@ -32,6 +33,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     file_roots: tuple[str, ...] = ()
     allow_download: bool = False
     devices: tuple[str, ...] = ("auto",)
+    build_devices: tuple[str, ...] = ("own",)
     threads: int | None = None
     loader_threads: int | None = None
     compile: Literal["auto", "off"] = "auto"
