@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,16 +110,18 @@ def test_a_killed_worker_is_replaced(database: Database, image_root: Path, tmp_p
         with RawClient(url) as raw:
             raw.send(query(LONG))
             # A BUILD is resumed, but a third worker is the last that it may cost.
-            killed, training = list[int](), b"training: "
+            killed, dying, told = list[int](), False, set[bytes]()
             kind, notice = raw.read()
             while kind == "N":
-                if training in notice and len(killed) < 3:
-                    killed += children_of(process.pid)
-                    os.kill(killed[-1], signal.SIGKILL)
-                    while kind == "N" and b"resumes the training" not in notice:
-                        kind, notice = raw.read()
-                else:
-                    kind, notice = raw.read()
+                dying = dying and b"resumes the training" not in notice
+                # While a worker starts, what the last one had done is told again.
+                if (done := re.search(rb"training: (\d+)/", notice)) and done[1] not in told:
+                    told.add(done[1])
+                    if not dying:
+                        killed += children_of(process.pid)
+                        os.kill(killed[-1], signal.SIGKILL)
+                        dying = True
+                kind, notice = raw.read()
             assert (kind, len(killed)) == ("E", 3)
             assert b"C58000" in notice
             assert raw.quiet() == ["Z[I]"]

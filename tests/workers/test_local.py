@@ -118,9 +118,11 @@ async def test_a_worker_killed_again_and_again_is_a_clean_error(
                 killed.add(pid)
             await asyncio.sleep(0.01)
 
+    for pid in local.pids:
+        os.kill(pid, signal.SIGSTOP)  # so that it has not answered when it is killed
     killing = asyncio.create_task(kill())
     with pytest.raises(WorkerFailure):
-        await local.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 500))
+        await local.predict(jobs.Predict("p", artifact, [image for image, _ in rows]))
     await killing
 
 
