@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -47,6 +47,18 @@ def alone(jpeg: PlainJpeg, way: Preprocessing = WAY) -> torch.Tensor:
 def differ(found: torch.Tensor | None, wanted: torch.Tensor) -> int:
     assert found is not None
     return int((found.int() - wanted.int()).abs().max())
+
+
+def device_decoded(monkeypatch: pytest.MonkeyPatch) -> list[PlainJpeg]:
+    """What a device is asked to decode from now on; it fills up."""
+    seen, inner = list[PlainJpeg](), DeviceDecoder.decode
+
+    def counted(self: DeviceDecoder, jpegs: Sequence[PlainJpeg], preprocessing: Preprocessing) -> list[torch.Tensor | None]:
+        seen.extend(jpegs)
+        return inner(self, jpegs, preprocessing)
+
+    monkeypatch.setattr(DeviceDecoder, "decode", counted)
+    return seen
 
 
 @pytest.fixture(params=DECODERS)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psycopg
 import pytest
-import torch
 from PIL import Image
 from psycopg import errors
 
 from tests.databases import Database
-from tests.engine.test_device_decoding import PHOTOS, damaged
+from tests.engine.test_device_decoding import PHOTOS, damaged, device_decoded
 from tests.serving import IMAGES_EACH, paint_images, running_proxy, small_model
 from tests.session.asking import Connection, fetched
-from thanoproxy.engine.device_decoding import DeviceDecoder
 from thanoproxy.images.jpeg import PlainJpeg
-from thanoproxy.models.preprocessing import Preprocessing
 
 PHOTO = "replace(image, '.png', '.jpg') AS image"
 STATEMENTS = [
@@ -63,14 +60,7 @@ def both(images: Path, module_database: Database, tmp_path_factory: pytest.TempP
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[PlainJpeg]:
     """What a device has been asked to decode."""
-    seen, inner = list[PlainJpeg](), DeviceDecoder.decode
-
-    def counted(self: DeviceDecoder, jpegs: Sequence[PlainJpeg], preprocessing: Preprocessing) -> list[torch.Tensor | None]:
-        seen.extend(jpegs)
-        return inner(self, jpegs, preprocessing)
-
-    monkeypatch.setattr(DeviceDecoder, "decode", counted)
-    return seen
+    return device_decoded(monkeypatch)
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)

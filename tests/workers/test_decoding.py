@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -59,12 +60,14 @@ def threads(apart: WorkerSettings) -> Iterator[LoaderThreads]:
 
 
 def children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        found = [int(child) for child in file.read().split()]
+    found = set[int]()
     for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            found += [int(child) for child in file.read().split()]
-    return sorted(set(found))
+        with (
+            suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/{pid}/task/{task}/children") as file,
+        ):  # a thread may end meanwhile
+            found.update(map(int, file.read().split()))
+    return sorted(found)
 
 
 def decoders(pid: int) -> list[int]:

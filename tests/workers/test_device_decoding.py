@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.engine.test_device_decoding import PHOTOS, WAY, alone, damaged, differ
+from tests.engine.test_device_decoding import PHOTOS, WAY, alone, damaged, device_decoded, differ
 from tests.images.pictures import BLUE, RED, encoded, noisy
 from tests.workers.conftest import Rows
 from thanoproxy.engine.device import choose
@@ -93,14 +93,7 @@ def asked(there: WorkerSettings) -> Iterator[Asked]:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[PlainJpeg]:
     """What the device has been asked to decode."""
-    seen, inner = list[PlainJpeg](), DeviceDecoder.decode
-
-    def counted(self: DeviceDecoder, jpegs: Sequence[PlainJpeg], preprocessing: Preprocessing) -> list[torch.Tensor | None]:
-        seen.extend(jpegs)
-        return inner(self, jpegs, preprocessing)
-
-    monkeypatch.setattr(DeviceDecoder, "decode", counted)
-    return seen
+    return device_decoded(monkeypatch)
 
 
 def assert_same(found: jobs.Predicted, wanted: jobs.Predicted) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torchvision.models.convnext import CNBlock
 
-from thanoproxy.engine.rewrites import PostOp, can_fuse, has_fusion, replace_modules
+from thanoproxy.engine.rewrites import PostOp, can_fuse, fold_batch_norm, has_fusion, replace_modules
 
 __all__ = ["fold_kept_batch_norm", "fuse_activations", "lighter", "rewrite_blocks"]
 
@@ -46,15 +46,8 @@ def rewrite_blocks(network: nn.Module) -> nn.Module:
 
 
 def fold_kept_batch_norm(network: nn.Module) -> nn.Module:
-    """Each BatchNorm into the convolution before it, where a Sequential has the two next to each other, as torchvision's blocks do."""
-    for module in network.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for at in range(len(module) - 1):
-            convolution, norm = module[at], module[at + 1]
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[at], module[at + 1] = _NormedConv(convolution, norm), nn.Identity()
-    return network
+    """`rewrites.fold_batch_norm` where the weights of both still learn."""
+    return fold_batch_norm(network, _NormedConv)
 
 
 def fuse_activations(network: nn.Module) -> nn.Module:

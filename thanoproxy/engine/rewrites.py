@@ -53,16 +53,15 @@ def rewritten(
     return network, preprocessing
 
 
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """Fold each BatchNorm into the convolution before it, where a Sequential has the two next to each other, as torchvision's blocks do."""
+def fold_batch_norm(network: nn.Module, fold: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module] = fuse_conv_bn_eval) -> nn.Module:
+    """`fold` each BatchNorm into the convolution before it, where a Sequential has the two side by side, as torchvision's blocks do."""
     for module in network.modules():
         if not isinstance(module, nn.Sequential):
             continue
         for at in range(len(module) - 1):
             convolution, norm = module[at], module[at + 1]
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[at] = fuse_conv_bn_eval(convolution, norm)
-                module[at + 1] = nn.Identity()
+                module[at], module[at + 1] = fold(convolution, norm), nn.Identity()
     return network
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import faulthandler
 import mmap
 import os
-import signal
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +18,7 @@ import msgspec
 from thanoproxy.errors import InternalError, ThanoError
 from thanoproxy.models.preprocessing import Preprocessing
 from thanoproxy.workers import jobs
+from thanoproxy.workers.lifeline import end_with_stdin, ignore_signals
 from thanoproxy.workers.memory import keep_freed_memory
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -90,11 +89,10 @@ def _exactly(of: socket.socket, size: int) -> bytes:
 
 def main() -> None:
     """Serve until the worker is gone.  Arguments: the descriptors of the socket and of the shared memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     faulthandler.enable()
     keep_freed_memory()
-    threading.Thread(target=_end_with_stdin, name="lifeline", daemon=True).start()
+    end_with_stdin()
     worker, memory = socket.socket(fileno=int(sys.argv[1])), _Memory(int(sys.argv[2]))
     try:
         settings = msgspec.msgpack.decode(receive(worker), type=WorkerSettings)
@@ -104,11 +102,6 @@ def main() -> None:
             send(worker, _answer(_decode_request(receive(worker)), sources, memory))
     except ConnectionError:
         return
-
-
-def _end_with_stdin() -> None:
-    os.read(0, 1)
-    os._exit(0)
 
 
 def _prepare(settings: WorkerSettings) -> Sources:

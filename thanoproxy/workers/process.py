@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ import msgspec
 from thanoproxy.errors import ThanoError
 from thanoproxy.workers import jobs
 from thanoproxy.workers.frames import pack, read_frame
+from thanoproxy.workers.lifeline import ignore_signals
 from thanoproxy.workers.memory import keep_freed_memory
 from thanoproxy.workers.settings import WorkerSettings
 from thanoproxy.workers.spawning import say, take_stdout
@@ -57,9 +57,7 @@ class NotStarted(msgspec.Struct, frozen=True, tag="not_started"):
 
 def main() -> None:
     """Serve until standard input closes."""
-    # The parent decides when to stop: a Ctrl-C in its terminal or a service manager's SIGTERM goes to every process there is.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s worker[%(process)d] %(levelname)s %(message)s")
     answer = take_stdout()

@@ -9,10 +9,8 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -20,6 +18,7 @@ import msgspec
 from thanoproxy.errors import InternalError, ThanoError
 from thanoproxy.workers import jobs
 from thanoproxy.workers.decoder import receive, send
+from thanoproxy.workers.lifeline import end_with_stdin, ignore_signals
 from thanoproxy.workers.memory import keep_freed_memory
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -37,12 +36,11 @@ class Begin(msgspec.Struct, frozen=True):
 
 def main() -> None:
     """Follow until the leader is gone.  Arguments: the descriptors of the socket and of the file that the group finds together through."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s rank[%(process)d] %(levelname)s %(message)s")
     keep_freed_memory()
-    threading.Thread(target=_end_with_stdin, name="lifeline", daemon=True).start()
+    end_with_stdin()
     leader, store = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     status = 0
     try:
@@ -54,11 +52,6 @@ def main() -> None:
         _say_why(leader, error)
     # No clean-up: nothing here needs it, and threads that still read could hold it up.
     os._exit(status)
-
-
-def _end_with_stdin() -> None:
-    os.read(0, 1)
-    os._exit(0)
 
 
 def _follow(leader: socket.socket, store: int, begin: Begin) -> None:

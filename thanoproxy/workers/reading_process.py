@@ -10,7 +10,6 @@ import faulthandler
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
 
 import msgspec
@@ -18,6 +17,7 @@ import msgspec
 from thanoproxy.errors import InternalError, ThanoError
 from thanoproxy.files import Wanted, open_table
 from thanoproxy.workers import jobs
+from thanoproxy.workers.lifeline import end_with_stdin
 from thanoproxy.workers.reading import Opened, Over, Part, Reply
 from thanoproxy.workers.spawning import take_stdout
 
@@ -33,7 +33,7 @@ def main() -> None:
         if not line:
             return  # nobody wants anything any more
         wanted = msgspec.json.decode(line, type=Wanted)
-        threading.Thread(target=_end_with_stdin, name="lifeline", daemon=True).start()
+        end_with_stdin()
 
         def say(reply: Reply) -> None:
             payload = msgspec.msgpack.encode(reply)
@@ -62,11 +62,6 @@ def _read(wanted: Wanted, say: Callable[[Reply], None]) -> None:
 
 def _failed(problem: ThanoError) -> jobs.Failed:
     return jobs.Failed("", jobs.Failure(**problem.to_fields()))  # type: ignore[arg-type]
-
-
-def _end_with_stdin() -> None:
-    os.read(0, 1)
-    os._exit(0)
 
 
 if __name__ == "__main__":
