@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from tests.databases import Database
+from tests.ports import free_port
 from tests.rawwire import RawClient
 from tests.serving import small_model
 from thanoproxy.wire.messages import query
@@ -31,9 +32,7 @@ def serving(database: Database, images: Path, artifacts: Path, *words: str, **mo
 
     `words` are more arguments, and `more` is more of its environment.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "thanoproxy", "serve", "--listen", f"127.0.0.1:{port}", "--upstream", database.url]
     environment = {**os.environ, "THANOPROXY_ARTIFACTS__URL": artifacts.as_uri(), **more}
     process = subprocess.Popen([*command, "--image-root", str(images), *words], env=environment, stdout=subprocess.DEVNULL, text=True)

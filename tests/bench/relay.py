@@ -31,7 +31,8 @@ from typing import NamedTuple
 import asyncpg
 import psycopg
 
-from tests.bench.running import child, cpu_seconds, free_port, percentiles, resident_kb, serving, url_of
+from tests.bench.running import child, cpu_seconds, percentiles, resident_kb, serving, url_of
+from tests.ports import free_port
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 
 MODES = ("simple", "extended", "prepared")

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.ports import free_port
 from thanoproxy.embedded import EmbeddedPostgres
 
-__all__ = ["Served", "child", "cpu_seconds", "family", "free_port", "percentiles", "resident_kb", "serving", "url_of"]
+__all__ = ["Served", "child", "cpu_seconds", "family", "percentiles", "resident_kb", "serving", "url_of"]
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -54,12 +55,6 @@ def child(command: list[str], port: int, **options: object) -> Iterator[subproce
     finally:
         process.terminate()
         process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

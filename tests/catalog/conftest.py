@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import make_database, run_aside
 from tests.databases import Database
+from tests.ports import free_port
 from thanoproxy.catalog import store
 from thanoproxy.catalog.install import install
 from thanoproxy.catalog.records import ModelRecord
@@ -47,7 +48,7 @@ def old_postgres() -> Iterator[OldPostgres]:
         popen = account.popen_arguments()
         subprocess.run([OLD / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
                        check=True, capture_output=True, cwd="/", **popen)  # fmt: skip
-        settings = [f"port={(port := 20000 + data.stat().st_ino % 20000)}", "listen_addresses=127.0.0.1", "fsync=off"]
+        settings = [f"port={(port := free_port())}", "listen_addresses=127.0.0.1", "fsync=off"]
         command = [str(part) for part in (OLD / "postgres", "-D", data, "-k", data)]
         command += (part for setting in settings for part in ("-c", setting))
         with (folder / "log").open("wb") as log:

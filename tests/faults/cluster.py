@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import TextIO
 import psycopg
 
 from tests.databases import Database
+from tests.ports import free_port
 from tests.serving import paint_images, small_model
 from tests.test_crash import alive, children_of, listens
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
@@ -45,9 +45,7 @@ class Cluster:
         paint_images(self._images)
         self._log = log
         self._mark = str(folder)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = database.url.replace(f":{database.postgres.port}/", f":{self.port}/")
         self._proxy: subprocess.Popen[bytes] | None = None
         self.labels: list[tuple[object, ...]] = []

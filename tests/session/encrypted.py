@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.ports import free_port
 from tests.serving import Proxy, running_proxy
 from tests.session.certificates import Authority, Pair
 from thanoproxy.embedded import temporary_directory
@@ -100,7 +100,7 @@ def running_postgres(programs: Path, authority: Authority) -> Iterator[Encrypted
             account.own(copy)
         (data / "pg_hba.conf").write_text(HBA)
         (data / "pg_ident.conf").write_text(IDENT)
-        port = _free_port()
+        port = free_port()
         with (data / "postgresql.conf").open("a") as settings:
             settings.write(f"\nport={port}\nlisten_addresses='127.0.0.1'\nunix_socket_directories='{folder}'\nfsync=off\n")
             settings.write("ssl=on\nssl_ca_file='clients.crt'\n")
@@ -135,12 +135,6 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
         else:
             return
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 SSL_OF_OURS = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"

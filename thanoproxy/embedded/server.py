@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -129,10 +130,12 @@ class EmbeddedPostgres:
                 self._stop_adopted(left)
             if left is not None and pidfile.alive(left, self.data):
                 log.warning("adopting the PostgreSQL server %d that an earlier run left in %s", left.pid, self.data)
+                self._running = self._wait_ready()
             else:
                 self._prepare(account, binaries, stale=left)
-                self._launch(account, binaries)
-            self._running = self._wait_ready()
+                with _reserved(self._wanted_port) as port:
+                    self._launch(account, binaries, port)
+                    self._running = self._wait_ready()
         except BaseException:
             self.stop()
             raise
@@ -209,12 +212,12 @@ class EmbeddedPostgres:
             log.warning("%s is missing; the owner of the cluster gets a new password", self.password_file)
             reset_password(self.data, self.password_file, account, binaries)
 
-    def _launch(self, account: Account, binaries: Binaries) -> None:
+    def _launch(self, account: Account, binaries: Binaries, port: int) -> None:
         socket_path = self.data / ".s.PGSQL.65535"
         sockets = str(self.data) if len(os.fsencode(socket_path)) <= SOCKET_PATH_LIMIT else ""
         settings = [
             "listen_addresses=127.0.0.1",
-            f"port={self._wanted_port or _free_port()}",
+            f"port={port}",
             f"unix_socket_directories={_list_item(sockets)}",
             *(() if self._durable else NOT_DURABLE),
         ]
@@ -285,10 +288,19 @@ def _closed(account: Account, what: str, blocked: Path) -> str:
     return f"--embedded: user {account.name!r}, which runs PostgreSQL here, cannot reach {what}: no access to {blocked}"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def _reserved(wanted: int) -> Iterator[int]:
+    """`wanted`, or a free port where that is 0: bound as long as this lasts, so that the system gives it to nobody else.
+
+    PostgreSQL may bind it meanwhile, since both sides set SO_REUSEADDR and ours does not listen.
+    """
+    if wanted:
+        yield wanted
+        return
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def _list_item(path: str) -> str:
