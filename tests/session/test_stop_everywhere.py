@@ -6,6 +6,7 @@ needs more words.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -133,6 +134,15 @@ def slowed(function: Callable[..., Any], seconds: float, reached: Event) -> Call
     return slower
 
 
+def attended(proxy: Proxy) -> int:
+    """How many sessions have a statement of ours in flight."""
+
+    async def count() -> int:
+        return sum("_attention" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+    return asyncio.run_coroutine_threadsafe(count(), proxy.loop).result(10)
+
+
 def canceled(running: Running, observer: Connection) -> tuple[str, ...]:
     running.connection.cancel_safe()
     return ("57014",)
@@ -199,4 +209,7 @@ def test_stop(
     assert proxy.server._spool is not None
     while left := [file.name for file in Path(proxy.server._spool.path).iterdir() if file.name != "owner"]:
         assert time.monotonic() - at < SECONDS + 1.5, left
+        time.sleep(0.05)
+    while attended(proxy):
+        assert time.monotonic() - at < SECONDS + 1.5, "the session's task waits for a server that is gone"
         time.sleep(0.05)

@@ -90,9 +90,14 @@ class Exchange:
                 self.client.write(frame)
             elif kind == ord("E") and any(severity in frame for severity in _LAST_WORDS):
                 self.client.write(frame)
-                self.pipeline.close()
+                self.close()
             else:
                 self.pipeline.take(kind, frame)
+
+    def close(self) -> None:
+        """The server is gone: whoever waits for it, now or later, gets `SegmentFailed`."""
+        self.pipeline.close()
+        self._wake()
 
     def take_rest(self) -> bytes:
         """What arrived of a message that is not whole yet; it is the caller's from now on."""
@@ -273,16 +278,22 @@ class Exchange:
         return asyncio.get_running_loop().create_future()
 
     async def _until_idle(self) -> None:
-        self._settled = self._future()
-        try:
-            await self._settled
-        finally:
-            self._settled = None
+        if not self.pipeline.closed:
+            self._settled = self._future()
+            try:
+                await self._settled
+            finally:
+                self._settled = None
+        if self.pipeline.closed:
+            raise SegmentFailed
 
     def _idle(self) -> None:
+        self._wake()
+        self._on_idle()
+
+    def _wake(self) -> None:
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
-        self._on_idle()
 
 
 def _ignore(_: int, __: bytes) -> None:

@@ -200,7 +200,7 @@ class Relay:
 
     def _upstream_lost(self, _: Exception | None) -> None:
         if self._attendant is not None:
-            self._attendant.exchange.pipeline.close()
+            self._attendant.exchange.close()
         if self._task is not None:
             self._task.cancel()
         if self.client.transport is not None:

@@ -187,18 +187,19 @@ class Rows(Collect):
 class Pipeline:
     """The queue itself.  `on_idle` is called whenever nothing is owed any more."""
 
-    __slots__ = ("on_idle", "queue", "skipping", "status")
+    __slots__ = ("closed", "on_idle", "queue", "skipping", "status")
 
     def __init__(self, status: int, on_idle: Callable[[], None]) -> None:
         self.queue: deque[Expectation] = deque()
         self.skipping = False
+        self.closed = False
         self.status = status
         self.on_idle = on_idle
 
     def expect(self, expectation: Expectation) -> None:
         """A message went upstream whose replies are `expectation`."""
         if self.skipping:
-            if not _is_sync(expectation):
+            if self.closed or not _is_sync(expectation):
                 expectation.abort()
                 return
             self.skipping = False
@@ -220,7 +221,8 @@ class Pipeline:
             self.on_idle()
 
     def close(self) -> None:
-        """The connection is gone; nothing will be answered."""
+        """The connection is gone; nothing will be answered, whatever is still sent."""
+        self.closed = self.skipping = True
         while self.queue:
             self.queue.popleft().abort()
 
