@@ -221,6 +221,14 @@ async def test_connections_end_when_no_job_runs(service: Service, database: Data
     assert one(database, "SELECT count(*) FROM thanosql.jobs WHERE state = 'running'") == {"count": 1}
 
 
+async def test_a_database_can_be_dropped_soon_after_a_job(service: Service, database: Database) -> None:
+    """The server waits for our connection to go, but not for long."""
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 1)
+    await service.finish(database.name, job, built(job), 1)
+    elsewhere = Database(database.postgres, "postgres")
+    await asyncio.to_thread(elsewhere.execute, f"DROP DATABASE {database.name}", f"CREATE DATABASE {database.name}")
+
+
 async def test_a_catalogue_that_a_user_owns_is_not_touched(empty_database: Database, caplog: pytest.LogCaptureFixture) -> None:
     """A trigger on its tables would run as us."""
     role, url = empty_database.add_role()

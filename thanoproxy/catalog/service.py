@@ -32,7 +32,9 @@ __all__ = ["Service"]
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 2.0
+"""Not for long: DROP DATABASE waits for others 5 seconds at most (CountOtherDBBackends in procarray.c)."""
+
 BACKLOG = 1000
 LOCK_CLASS = 1952997743  # as in thanosql.proxy_lives
 
