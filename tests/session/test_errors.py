@@ -9,7 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.databases import Database
 from tests.rawwire import RawClient, bind, parse
+from tests.serving import Proxy
 from thanoproxy.wire.messages import SYNC
 
 BUILD = "BUILD MODEL m USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32{}) AS {}"
@@ -144,6 +146,40 @@ def test_without_the_schema(proxy: object, empty_database: object) -> None:
             with pytest.raises(psycopg.errors.InvalidSchemaName) as caught:
                 connection.execute(statement)
             assert "thanoproxy init" in (caught.value.diag.message_hint or "")
+
+
+PLANTED = """
+    CREATE SCHEMA thanosql;
+    CREATE TABLE victims (name text);
+    GRANT USAGE ON SCHEMA thanosql TO PUBLIC;
+    CREATE FUNCTION thanosql.steal() RETURNS text LANGUAGE sql AS 'INSERT INTO victims VALUES (current_user) RETURNING name';
+    CREATE VIEW thanosql.models AS
+    SELECT thanosql.steal() AS name, '' AS class_name, now() AS last_updated_utc, 1 AS version, '' AS owner, '' AS architecture,
+        '' AS classes, 1 AS images, '' AS metrics, '' AS options, 1 AS size_bytes, '' AS versions, '' AS privileges;
+    CREATE PROCEDURE thanosql.drop_model(model_name text, if_exists boolean) LANGUAGE sql AS 'SELECT thanosql.steal()';
+    CREATE VIEW thanosql.gate AS SELECT thanosql.steal() AS action, '' AS payload;
+"""
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["simple", "prepared"])
+def test_a_schema_of_that_name_that_somebody_else_made(proxy: Proxy, empty_database: Database, prepared: bool) -> None:
+    """Who may make schemas could have others, a superuser too, run what is in there."""
+    role, url = empty_database.add_role()
+    empty_database.execute(f"ALTER DATABASE {empty_database.name} OWNER TO {role}")
+    with psycopg.connect(url) as mallory:
+        mallory.execute(PLANTED)
+    with psycopg.connect(proxy.url(empty_database), autocommit=True) as connection:
+        for statement in ("LIST MODEL", "DROP MODEL m", "PREDICT USING m AS SELECT '' AS image", "SELECT * FROM (LIST MODEL) m"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'belongs to role "{role}"'):
+                connection.execute(sql.SQL(statement), prepare=prepared)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="is not the proxy's"):
+            connection.execute("BEGIN; LIST MODEL; COMMIT")
+        assert connection.execute("SELECT * FROM public.victims").fetchall() == []
+        connection.execute("BEGIN")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("LIST MODEL")
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            connection.execute("SELECT 1")
 
 
 def test_a_damaged_artifact(proxy: object, connection: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -32,7 +32,7 @@ from typing import TypeVar
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.errors import FeatureNotSupported, InsufficientPrivilege, ProtocolViolation, SyntaxProblem, ThanoError
 from thanoproxy.session import keeping, saved
 from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
@@ -224,6 +224,7 @@ class Attendant:
         try:
             text = await self._expanded(await self._query_text(frame))
             parts = await self._recognised(text)
+            await self._trust(parts)
             refuse_together(parts or ())
             refuse_parameters(text.decode(self.exchange.codec, "replace"), parts or ())
         except ThanoError as problem:
@@ -275,6 +276,21 @@ class Attendant:
                 return parts if await self.exchange.ask(store.saved_rows(parts[0].shape.name)) else None
         return parts
 
+    async def _trust(self, parts: list[Part] | None) -> None:
+        """Whose schema thanosql is, the server is asked where nobody vouches for it: what is in there runs with the client's rights."""
+        if parts is None or self.reader.names.catalogue or self.exchange.pipeline.status == _FAILED:
+            return
+        await self.reader.names.known()
+        if self.reader.names.catalogue:
+            return
+        async with self._aside():
+            owners = {row[0] for row in await self.exchange.ask(store.catalogue_owners())} - {self.services.role}
+        if owners:
+            raise InsufficientPrivilege(
+                f'schema thanosql of database "{self.identity.database}" is not the proxy\'s: it belongs to role "{min(map(str, owners))}"',
+                hint="A superuser may drop it, and run `thanoproxy init`.",
+            )
+
     async def time_limit(self) -> float:
         """The client's statement_timeout before anything of a Query is sent, 0 where it cannot be asked for."""
         if self.exchange.pipeline.status == _FAILED:
@@ -305,6 +321,7 @@ class Attendant:
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
+        await self._trust(parts)
         if isinstance(parts[0].shape, Prepare):
             raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:
