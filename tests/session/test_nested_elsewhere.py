@@ -223,6 +223,12 @@ class TestByName:
             connection.execute(prepare)
         assert caught.value.diag.statement_position == str(prepare.index("nope") + 1)
 
+    def test_positions_of_arguments_are_in_the_execute(self, connection: Connection) -> None:
+        connection.execute(f"PREPARE p(text, int) AS {ALL} WHERE label = $1 AND id < $2")
+        with pytest.raises(errors.InvalidTextRepresentation) as caught:
+            connection.execute("EXECUTE p('red',\n  'many')")
+        assert caught.value.diag.statement_position == "20"
+
     def test_by_a_way_that_passes_us_by_it_fails(self, connection: Connection) -> None:
         """And never gives NULL for a prediction."""
         connection.execute("PREPARE unseen AS SELECT predicted FROM (PREDICT USING colours AS SELECT * FROM pictures) t")

@@ -222,7 +222,8 @@ class Attendant:
         self.portals.pop(b"", None)
         await self._settled()
         try:
-            text = await self._expanded(await self._query_text(frame))
+            written = await self._query_text(frame)
+            text = await self._expanded(written)
             parts = await self._recognised(text)
             await self._trust(parts)
             refuse_together(parts or ())
@@ -243,7 +244,7 @@ class Attendant:
         elif isinstance(parts[0].shape, Prepare):
             await run_prepare(self, parts[0].shape)
         else:
-            await run_lone(self, parts[0].shape, first=self.expansion is not None or text == frame[5:-1])
+            await run_lone(self, parts[0].shape, first=text is not written or written == frame[5:-1])
 
     async def _query_text(self, frame: bytes) -> bytes:
         """The text of a Query; an EXECUTE of ours is that statement, written out."""
@@ -251,7 +252,8 @@ class Attendant:
         if self.statements and b"EXECUTE" in text.upper():
             written = await written_out(self, text.decode(self.exchange.codec, "replace"))
             if written is not None:
-                return written.encode(self.exchange.codec)
+                self.expansion = written
+                return written.text.encode(self.exchange.codec)
         return text
 
     async def _expanded(self, text: bytes) -> bytes:
@@ -262,8 +264,11 @@ class Attendant:
         decoded, found = self.reader.mentions(text)
         if found:
             async with self._aside():
-                self.expansion = await saved.written_out(self, decoded, found)
-        return text if self.expansion is None else self.expansion.text.encode(self.exchange.codec)
+                expansion = await saved.written_out(self, decoded, found)
+            if expansion is not None:
+                expansion.outer, self.expansion = self.expansion, expansion
+                return expansion.text.encode(self.exchange.codec)
+        return text
 
     async def _recognised(self, text: bytes) -> list[Part] | None:
         """As `Reader.read`; of a REFRESH, the server says whether it concerns us."""
@@ -428,7 +433,7 @@ class Attendant:
             self._forward(frame, source=portal.statement.source)
             return
         if isinstance(shape, Rewrite):
-            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape))
+            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape, self.exchange.codec))
             return
         await self._settled()
         try:
@@ -490,7 +495,7 @@ class Attendant:
     async def check_model(self, shape: Shape) -> None:
         """A model that does not exist is known when the statement is prepared, as a table would be."""
         for statement in applying(shape):
-            if not await self.exchange.ask(statement.lookup()):
+            if await self.exchange.first(statement.lookup()) is None:
                 statement.open(None, (), self.exchange.codec, self.services.seal)
 
     async def describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:
