@@ -206,7 +206,7 @@ def test_a_schema_of_that_name_that_somebody_else_made(proxy: Proxy, empty_datab
         mallory.execute(PLANTED)
     with psycopg.connect(proxy.url(empty_database), autocommit=True) as connection:
         for statement in ("LIST MODEL", "DROP MODEL m", "PREDICT USING m AS SELECT '' AS image", "SELECT * FROM (LIST MODEL) m"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'belongs to role "{role}"'):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'Role "{role}" made it'):
                 connection.execute(sql.SQL(statement), prepare=prepared)
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="is not the proxy's"):
             connection.execute("BEGIN; LIST MODEL; COMMIT")

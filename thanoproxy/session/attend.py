@@ -32,7 +32,7 @@ from typing import TypeVar
 
 from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import FeatureNotSupported, InsufficientPrivilege, ProtocolViolation, SyntaxProblem, ThanoError
+from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
 from thanoproxy.session import keeping, saved
 from thanoproxy.session.byname import run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
@@ -48,6 +48,7 @@ from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_parameters, refuse_together, run_script
 from thanoproxy.session.services import Services
 from thanoproxy.session.summarise import answer_rows, write_answer
+from thanoproxy.session.trust import check_catalogue
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
 from thanoproxy.statements.shapes import (
@@ -158,6 +159,7 @@ class Attendant:
         while (frame := await self._next()) is not None:
             kind = frame[0]
             if kind == ord("X"):
+                await self.exchange.leave()
                 raise ClientGone
             if self.exchange.pipeline.skipping and kind != ord("S"):
                 continue
@@ -225,7 +227,8 @@ class Attendant:
             written = await self._query_text(frame)
             text = await self._expanded(written)
             parts = await self._recognised(text)
-            await self._trust(parts)
+            if parts is not None and self.exchange.pipeline.status != _FAILED:
+                await check_catalogue(self)
             refuse_together(parts or ())
             refuse_parameters(text.decode(self.exchange.codec, "replace"), parts or ())
         except ThanoError as problem:
@@ -263,7 +266,7 @@ class Attendant:
         await self.reader.names.known()
         decoded, found = self.reader.mentions(text)
         if found:
-            async with self._aside():
+            async with self.aside():
                 expansion = await saved.written_out(self, decoded, found)
             if expansion is not None:
                 expansion.outer, self.expansion = self.expansion, expansion
@@ -277,34 +280,19 @@ class Attendant:
             await self.reader.names.known()
             if self.exchange.pipeline.status == _FAILED or not self.reader.names.catalogue:
                 return None
-            async with self._aside():
+            async with self.aside():
                 return parts if await self.exchange.ask(store.saved_rows(parts[0].shape.name)) else None
         return parts
-
-    async def _trust(self, parts: list[Part] | None) -> None:
-        """Whose schema thanosql is, the server is asked where nobody vouches for it: what is in there runs with the client's rights."""
-        if parts is None or self.reader.names.catalogue or self.exchange.pipeline.status == _FAILED:
-            return
-        await self.reader.names.known()
-        if self.reader.names.catalogue:
-            return
-        async with self._aside():
-            owners = {row[0] for row in await self.exchange.ask(store.catalogue_owners())} - {self.services.role}
-        if owners:
-            raise InsufficientPrivilege(
-                f'schema thanosql of database "{self.identity.database}" is not the proxy\'s: it belongs to role "{min(map(str, owners))}"',
-                hint="A superuser may drop it, and run `thanoproxy init`.",
-            )
 
     async def time_limit(self) -> float:
         """The client's statement_timeout before anything of a Query is sent, 0 where it cannot be asked for."""
         if self.exchange.pipeline.status == _FAILED:
             return 0
-        async with self._aside():
+        async with self.aside():
             return await statement_timeout(self.exchange)
 
     @asynccontextmanager
-    async def _aside(self) -> AsyncIterator[None]:
+    async def aside(self) -> AsyncIterator[None]:
         """Questions to the server that leave no transaction behind where the client has none: what it sends may not find itself in one
         (VACUUM, isolation levels)."""
         await self._settled()
@@ -326,7 +314,8 @@ class Attendant:
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
-        await self._trust(parts)
+        if self.exchange.pipeline.status != _FAILED:
+            await check_catalogue(self)
         if isinstance(parts[0].shape, Prepare):
             raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:

@@ -7,6 +7,7 @@ client's unnamed ones live on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -116,6 +117,13 @@ class Exchange:
         """Send a Sync whose ReadyForQuery goes to the client."""
         self.pipeline.expect(Ready(self.client.write, sync=True))
         self.send(messages.SYNC)
+
+    async def leave(self) -> None:
+        """The client takes its leave: the server answers what it was asked before that."""
+        if self.pipeline.queue:
+            self.send(messages.TERMINATE)
+            with contextlib.suppress(SegmentFailed):
+                await self._until_idle()
 
     async def end_own(self) -> None:
         """End the transaction that questions of ours began; the client has none, and hears nothing of it."""
