@@ -158,7 +158,10 @@ class Service:
         state = "canceled" if sqlstate == Canceled.sqlstate else "failed"
 
         async def write(connection: Connection, key: int) -> None:
-            await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message)
+            try:
+                await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message)
+            except asyncpg.UntranslatableCharacterError:  # the database's encoding is not UTF8
+                await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message.encode("ascii", "replace").decode())
 
         await self._end(database, job, write)
 
