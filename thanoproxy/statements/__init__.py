@@ -29,7 +29,7 @@ from thanoproxy.statements import (
     upload_model,
 )
 from thanoproxy.statements import nested as inside
-from thanoproxy.statements.nested import first_hole, is_view, nested
+from thanoproxy.statements.nested import by_itself, first_hole, is_view, nested
 from thanoproxy.statements.saved import save
 from thanoproxy.statements.shapes import Collect, Decorate, Import, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
 
@@ -120,8 +120,11 @@ def _prepare(text: str, statement: Statement) -> Prepare | None:
         return None
     body = text[tokens[at].end : statement.end]
     padded = " " * tokens[at].end + body
-    shape = _shape(padded, Statement(tokens[at + 1 :]))
-    if not isinstance(shape, Decorate | Summarise | Nested):
+    rest = Statement(tokens[at + 1 :])
+    shape = _shape(padded, rest)
+    if isinstance(shape, Decorate | Summarise):
+        shape = by_itself(padded, rest)  # what runs it without us (CREATE TABLE … AS EXECUTE) shall fail, and not leave columns out
+    elif not isinstance(shape, Nested):
         return None
     cursor = Cursor(text, statement)
     cursor.at = 1
