@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -116,6 +118,7 @@ class Server:
             self._names_of,
             self._views.backend_is_gone,
             FileReader(tuple(map(str, self.settings.images.roots)), tuple(map(str, self.settings.files.roots))),
+            self.settings.upstream.address.user or os.environ.get("PGUSER") or getpass.getuser(),  # as asyncpg
         )
         if self._database:
             await self._log.start(self._database)

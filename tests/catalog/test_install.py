@@ -17,6 +17,16 @@ async def test_installing_twice_does_nothing_the_second_time(empty_database: Dat
         assert connection.execute("SELECT max(version) FROM thanosql.migration").fetchone() == (LATEST,)
 
 
+async def test_in_a_database_of_another_encoding(empty_database: Database) -> None:
+    assert [migration.name for migration in MIGRATIONS if not migration.written_in("LATIN1").isascii()] == []
+    latin = Database(empty_database.postgres, f"{empty_database.name}_latin")
+    empty_database.execute(f"CREATE DATABASE {latin.name} ENCODING 'LATIN1' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0")
+    try:
+        assert await install(latin.url) == list(MIGRATIONS)
+    finally:
+        empty_database.execute(f"DROP DATABASE {latin.name} WITH (FORCE)")
+
+
 async def test_two_at_once_install_it_once(empty_database: Database) -> None:
     done = await asyncio.gather(install(empty_database.url), install(empty_database.url))
     assert sorted(len(migrations) for migrations in done) == [0, len(MIGRATIONS)]

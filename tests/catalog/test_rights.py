@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from tests.catalog.conftest import Users, build, make_record, names
+from tests.catalog.test_life import give, grant
 from tests.databases import Database
 from thanoproxy.catalog import store
 
@@ -114,6 +115,24 @@ def test_models_of_a_dropped_role_are_no_error(users: Users, any_database: Datab
     any_database.execute(f"DROP ROLE {name}")
     assert names(users.alice) == []
     assert names(connect(any_database.url)) == ["orphan"]
+
+
+def test_models_of_a_role_that_is_gone_are_given_away_by_a_superuser(users: Users, any_database: Database, connect: Connect) -> None:
+    name, url = any_database.add_role()
+    gone = connect(url)
+    for model in ("pets", "cars", "boats"):
+        build(gone, model)
+    gone.execute(grant("pets", users.bob.info.user))
+    gone.close()
+    any_database.execute(f"ALTER ROLE {name} RENAME TO {name}_now")
+    alice = users.alice.info.user
+    with pytest.raises(DENIED, match="must be owner of model pets"):
+        users.bob.execute(give("pets", users.bob.info.user))
+    superuser = connect(any_database.url)
+    superuser.execute(give("pets", alice))
+    superuser.execute(store.drop_model("boats", False))
+    superuser.execute(f"UPDATE thanosql.model SET owner = '{alice}' WHERE owner = '{name}'")
+    assert names(users.alice) == ["cars", "pets"]
 
 
 def test_functions_are_pinned_and_only_one_runs_as_its_owner(any_database: Database, connect: Connect) -> None:

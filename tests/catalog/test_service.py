@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.databases import Database
+from tests.databases import Database, numbers
 from thanoproxy.catalog import service as module
 from thanoproxy.catalog.install import install
 from thanoproxy.catalog.service import Service
+from thanoproxy.embedded import EmbeddedPostgres
 from thanoproxy.errors import Canceled, DataError, InsufficientPrivilege, NotInstalled, UpstreamUnavailable
 from thanoproxy.workers import jobs
 
@@ -219,6 +220,30 @@ async def test_connections_end_when_no_job_runs(service: Service, database: Data
         pytest.fail("still connected")
     await begun(service, database.name, "BUILD", "pets", "postgres", 1)
     assert one(database, "SELECT count(*) FROM thanosql.jobs WHERE state = 'running'") == {"count": 1}
+
+
+async def test_a_database_can_be_dropped_soon_after_a_job(service: Service, database: Database) -> None:
+    """The server waits for our connection to go, but not for long."""
+    job = await begun(service, database.name, "BUILD", "pets", "postgres", 1)
+    await service.finish(database.name, job, built(job), 1)
+    elsewhere = Database(database.postgres, "postgres")
+    await asyncio.to_thread(elsewhere.execute, f"DROP DATABASE {database.name}", f"CREATE DATABASE {database.name}")
+
+
+async def test_a_database_whose_encoding_has_not_every_character(postgres: EmbeddedPostgres) -> None:
+    latin = Database(postgres, f"latin_{next(numbers)}")
+    anywhere = Database(postgres, "postgres")
+    anywhere.execute(f"CREATE DATABASE {latin.name} ENCODING 'LATIN1' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0")
+    service = Service(latin.url)
+    try:
+        await install(latin.url)
+        job = await begun(service, latin.name, "BUILD", "pets", "postgres", 1)
+        await service.fail(latin.name, job, "XX001", "artifact d3f3… cannot be used")
+        row = one(latin, "SELECT state, error FROM thanosql.jobs")
+        assert row == {"state": "failed", "error": "artifact d3f3? cannot be used"}
+    finally:
+        await service.close()
+        anywhere.execute(f"DROP DATABASE {latin.name} WITH (FORCE)")
 
 
 async def test_a_catalogue_that_a_user_owns_is_not_touched(empty_database: Database, caplog: pytest.LogCaptureFixture) -> None:

@@ -171,6 +171,20 @@ def test_a_prepared_transaction_keeps_it(shop: Database, session: Connection, st
     assert there(store, artifact) == (end == "COMMIT")
 
 
+def test_a_prepared_transaction_holds_the_name_of_its_build(shop: Database, session: Connection) -> None:
+    reserve = cast(LiteralString, "SELECT * FROM thanosql.reserve_model('m', false)")
+    session.execute("BEGIN")
+    session.execute(reserve)
+    session.execute("PREPARE TRANSACTION 'built'")
+    try:
+        with pytest.raises(psycopg.errors.LockNotAvailable) as caught:
+            session.execute(reserve)
+        assert caught.value.diag.message_detail == "A prepared transaction holds the name."
+    finally:
+        session.execute("ROLLBACK PREPARED 'built'")
+    session.execute(reserve)
+
+
 def test_prepared_transactions_about_other_things_keep_nothing(shop: Database, session: Connection, store: ArtifactStore) -> None:
     artifact = saved(store)
     session.execute("BEGIN; CREATE TABLE other (i int); PREPARE TRANSACTION 'other'")

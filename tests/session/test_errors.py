@@ -9,7 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.databases import Database
 from tests.rawwire import RawClient, bind, parse
+from tests.serving import Proxy
 from thanoproxy.wire.messages import SYNC
 
 BUILD = "BUILD MODEL m USING MobileNet_V2 OPTIONS (pretrained=false, input_size=32{}) AS {}"
@@ -91,6 +93,12 @@ CASES: list[tuple[str, str, str | None, str, str | None]] = [
     ("FIT MODEL better USING colours OPTIONS (pretrained=true) AS TABLE pictures", "42601", "pretrained", "of FIT MODEL", None),
     ("FIT MODEL better USING colours AS SELECT image, 'x' AS label FROM pictures", "22000", None, "have the same label", "two classes"),
     ("FIT MODEL better USING colours AS PREDICT USING colours AS TABLE pictures", "0A000", "PREDICT", "inside the query of", None),
+    ("EXPLAIN BUILD MODEL m USING MobileNet_V2 AS SELECT 1", "0A000", "BUILD", "BUILD MODEL is not supported inside EXPLAIN", "by itself"),
+    ("PREPARE p AS FIT MODEL m USING colours AS SELECT 1", "0A000", "FIT", "FIT MODEL is not supported inside PREPARE", "by itself"),
+    ("DECLARE c CURSOR FOR LIST MODEL", "0A000", "LIST", "LIST MODEL is not supported inside DECLARE", "FROM (LIST MODEL …)"),
+    ("CREATE TABLE t AS DESCRIBE MODEL colours", "0A000", "DESCRIBE", "is not supported inside CREATE", "in parentheses"),
+    ('DROP MODEL ""', "42601", '""', "zero-length delimited identifier", None),
+    ("UPLOAD MODEL m FROM 'abc", "42601", "'abc", "unterminated quoted string", None),
     ("FIT better USING colours MODEL", "42601", "better", "expected MODEL", "Write FIT MODEL name USING model"),
 ]
 
@@ -144,6 +152,70 @@ def test_without_the_schema(proxy: object, empty_database: object) -> None:
             with pytest.raises(psycopg.errors.InvalidSchemaName) as caught:
                 connection.execute(statement)
             assert "thanoproxy init" in (caught.value.diag.message_hint or "")
+
+
+def test_errors_of_the_catalogue_are_about_the_clients_text_alone(url: str, module_database: Database) -> None:
+    """Neither a place in a query that the client never wrote, nor the functions of ours that it was in."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.UndefinedObject) as caught:
+            connection.execute("DROP MODEL nobody")
+        assert caught.value.diag.context is None
+        role, _ = module_database.add_role(attributes="NOLOGIN")
+        connection.execute(sql.SQL("REVOKE USAGE ON SCHEMA thanosql FROM PUBLIC; SET ROLE {}").format(sql.Identifier(role)))
+        try:
+            for statement in (
+                "LIST MODEL",
+                "PREDICT USING colours AS SELECT '' AS image",
+                BUILD.format("", "SELECT '' AS image, '' AS label"),
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema thanosql") as refused:
+                    connection.execute(sql.SQL(statement))
+                assert refused.value.diag.statement_position is None
+        finally:
+            connection.execute("RESET ROLE; GRANT USAGE ON SCHEMA thanosql TO PUBLIC")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "UTF8"])
+def test_a_name_is_found_in_any_encoding(url: str, encoding: str) -> None:
+    with psycopg.connect(url, autocommit=True, client_encoding=encoding) as connection:
+        with pytest.raises(psycopg.errors.UndefinedObject) as caught:
+            connection.execute('DESCRIBE MODEL "Café"')
+        assert caught.value.diag.message_primary == 'model "Café" does not exist'
+        assert caught.value.diag.statement_position == "16"
+
+
+PLANTED = """
+    CREATE SCHEMA thanosql;
+    CREATE TABLE victims (name text);
+    GRANT USAGE ON SCHEMA thanosql TO PUBLIC;
+    CREATE FUNCTION thanosql.steal() RETURNS text LANGUAGE sql AS 'INSERT INTO victims VALUES (current_user) RETURNING name';
+    CREATE VIEW thanosql.models AS
+    SELECT thanosql.steal() AS name, '' AS class_name, now() AS last_updated_utc, 1 AS version, '' AS owner, '' AS architecture,
+        '' AS classes, 1 AS images, '' AS metrics, '' AS options, 1 AS size_bytes, '' AS versions, '' AS privileges;
+    CREATE PROCEDURE thanosql.drop_model(model_name text, if_exists boolean) LANGUAGE sql AS 'SELECT thanosql.steal()';
+    CREATE VIEW thanosql.gate AS SELECT thanosql.steal() AS action, '' AS payload;
+"""
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["simple", "prepared"])
+def test_a_schema_of_that_name_that_somebody_else_made(proxy: Proxy, empty_database: Database, prepared: bool) -> None:
+    """Who may make schemas could have others, a superuser too, run what is in there."""
+    role, url = empty_database.add_role()
+    empty_database.execute(f"ALTER DATABASE {empty_database.name} OWNER TO {role}")
+    with psycopg.connect(url) as mallory:
+        mallory.execute(PLANTED)
+    with psycopg.connect(proxy.url(empty_database), autocommit=True) as connection:
+        for statement in ("LIST MODEL", "DROP MODEL m", "PREDICT USING m AS SELECT '' AS image", "SELECT * FROM (LIST MODEL) m"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f'Role "{role}" made it'):
+                connection.execute(sql.SQL(statement), prepare=prepared)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="is not the proxy's"):
+            connection.execute("BEGIN; LIST MODEL; COMMIT")
+        assert connection.execute("SELECT * FROM public.victims").fetchall() == []
+        connection.execute("BEGIN")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("LIST MODEL")
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            connection.execute("SELECT 1")
 
 
 def test_a_damaged_artifact(proxy: object, connection: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -48,6 +48,19 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize(("wanted", "heard"), [("notice", {"NOTICE", "WARNING"}), ("warning", {"WARNING"}), ("error", set())])
+def test_clients_hear_what_they_want_to_hear(connection: Connection, wanted: str, heard: set[str]) -> None:
+    told = set[str | None]()
+    connection.add_notice_handler(lambda notice: told.add(notice.severity_nonlocalized))
+    connection.execute(text(f"SET client_min_messages = {wanted}"))
+    connection.execute(text(BUILD.format("told", "SELECT image, label FROM pictures")))
+    connection.execute("PREDICT USING colours OPTIONS (on_error='null') AS SELECT 'gone.png' AS image")
+    assert told == heard
+    told.clear()
+    connection.execute("SELECT 1; PREDICT USING colours OPTIONS (on_error='null') AS SELECT 'gone.png' AS image")
+    assert told == heard - {"NOTICE"}
+
+
 class TestEvaluate:
     @pytest.mark.parametrize("way", WAYS)
     def test_a_row_of_its_own(self, connection: Connection, observer: Connection, way: str) -> None:

@@ -223,11 +223,29 @@ class TestByName:
             connection.execute(prepare)
         assert caught.value.diag.statement_position == str(prepare.index("nope") + 1)
 
-    def test_by_a_way_that_passes_us_by_it_fails(self, connection: Connection) -> None:
-        """And never gives NULL for a prediction."""
-        connection.execute("PREPARE unseen AS SELECT predicted FROM (PREDICT USING colours AS SELECT * FROM pictures) t")
+    def test_positions_of_arguments_are_in_the_execute(self, connection: Connection) -> None:
+        connection.execute(f"PREPARE p(text, int) AS {ALL} WHERE label = $1 AND id < $2")
+        with pytest.raises(errors.InvalidTextRepresentation) as caught:
+            connection.execute("EXECUTE p('red',\n  'many')")
+        assert caught.value.diag.statement_position == "20"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "SELECT predicted FROM (PREDICT USING colours AS SELECT * FROM pictures) t",
+            "PREDICT USING colours AS SELECT * FROM pictures",
+            "EVALUATE USING colours AS SELECT * FROM pictures",
+        ],
+    )
+    def test_by_a_way_that_passes_us_by_it_fails(self, connection: Connection, body: str) -> None:
+        """And never gives NULL for a prediction, or the query's own columns alone."""
+        connection.execute(f"PREPARE unseen AS {body}")
+        assert connection.execute("EXECUTE unseen").fetchall()
+        for way in ("SELECT 1; EXECUTE unseen", "CREATE TABLE t AS EXECUTE unseen"):
+            with pytest.raises(errors.FeatureNotSupported, match="only thanoproxy can run"):
+                send(connection, way)
         with pytest.raises(errors.FeatureNotSupported, match="only thanoproxy can run"):
-            send(connection, "SELECT 1; EXECUTE unseen")
+            connection.execute("EXECUTE unseen", prepare=True)
 
     def test_ordinary_ones_are_untouched(self, connection: Connection) -> None:
         connection.execute(f"PREPARE p AS {ALL}")

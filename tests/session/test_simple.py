@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import psycopg
 import pytest
 from psycopg import errors
 
 from tests.rawwire import RawClient
-from thanoproxy.wire.messages import copy_data, copy_done, query
+from thanoproxy.wire.messages import copy_data, copy_done, message, query
 
 Connection = psycopg.Connection[tuple[object, ...]]
 
@@ -155,3 +157,23 @@ class TestTransactions:
         with pytest.raises(errors.UndefinedObject):
             send(connection, "PREDICT USING shy AS SELECT image FROM pictures LIMIT 1")
         connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1; PREDICT USING colours AS SELECT id, image FROM pictures WHERE id = 1",
+        "PREDICT USING colours AS SELECT id, image FROM pictures WHERE id = 1",
+        "ALTER MODEL colours SET VERSION 1",
+        "LIST MODEL",
+    ],
+)
+def test_a_client_that_leaves_at_once_is_answered_first(url: str, statement: str) -> None:
+    """As by PostgreSQL, which reads the Terminate when it is done with what came before."""
+    with RawClient(url) as raw:
+        raw.send(query(statement.encode()), message(b"X"))
+        replies = list[str]()
+        with contextlib.suppress(EOFError):
+            while True:
+                replies.append(raw.read()[0])
+    assert replies[-2:] == ["C", "Z"]

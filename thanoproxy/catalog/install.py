@@ -24,6 +24,10 @@ class Migration:
     name: str
     sql: str
 
+    def written_in(self, encoding: str) -> str:
+        """The SQL for a database in that encoding: of all that is not ASCII there is the ellipsis alone, which not every one has."""
+        return self.sql if encoding == "UTF8" else self.sql.replace("…", "...")
+
 
 def _migrations() -> tuple[Migration, ...]:
     found = []
@@ -73,7 +77,8 @@ async def _bring_up_to_date(connection: Connection) -> list[Migration]:
     if present > LATEST:
         raise ConfigurationError(f"schema thanosql has version {present}, this thanoproxy knows only {LATEST}: upgrade thanoproxy")
     missing = [migration for migration in MIGRATIONS if migration.version > present]
+    encoding = await connection.fetchval("SHOW server_encoding")
     for migration in missing:
-        await connection.execute(migration.sql)
+        await connection.execute(migration.written_in(encoding))
         await connection.execute("INSERT INTO thanosql.migration VALUES ($1, $2)", migration.version, migration.name)
     return missing

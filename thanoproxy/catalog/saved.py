@@ -126,11 +126,12 @@ class _Watcher:
                 return
             self.has_catalogue = True
             self._connection = connection
-            await connection.add_listener(CHANNEL, lambda *_: self.wake())
             connection.add_termination_listener(lambda _: self.wake())
+            listens = False
             while await self._still_wanted():
                 self._news.clear()
                 async with self._turn:
+                    listens = listens or await self._listen(connection)
                     names = await _names(connection)
                 self._heard(names)
                 with contextlib.suppress(TimeoutError):
@@ -138,6 +139,13 @@ class _Watcher:
         finally:
             self._connection = None
             connection.terminate()
+
+    async def _listen(self, connection: Connection) -> bool:
+        """Whether the server lets us: a standby does not, before it is promoted, and so is only looked at now and then."""
+        if await connection.fetchval("SELECT pg_is_in_recovery()"):
+            return False
+        await connection.add_listener(CHANNEL, lambda *_: self.wake())
+        return True
 
     async def _still_wanted(self) -> bool:
         if not self.sessions:

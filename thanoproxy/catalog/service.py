@@ -32,7 +32,9 @@ __all__ = ["Service"]
 log = logging.getLogger(__name__)
 
 PATIENCE = 5.0
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 2.0
+"""Not for long: DROP DATABASE waits for others 5 seconds at most (CountOtherDBBackends in procarray.c)."""
+
 BACKLOG = 1000
 LOCK_CLASS = 1952997743  # as in thanosql.proxy_lives
 
@@ -156,7 +158,10 @@ class Service:
         state = "canceled" if sqlstate == Canceled.sqlstate else "failed"
 
         async def write(connection: Connection, key: int) -> None:
-            await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message)
+            try:
+                await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message)
+            except asyncpg.UntranslatableCharacterError:  # the database's encoding is not UTF8
+                await connection.execute(FAIL, uuid.UUID(job), state, sqlstate, message.encode("ascii", "replace").decode())
 
         await self._end(database, job, write)
 

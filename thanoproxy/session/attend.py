@@ -48,6 +48,7 @@ from thanoproxy.session.retag import retag
 from thanoproxy.session.script import refuse_parameters, refuse_together, run_script
 from thanoproxy.session.services import Services
 from thanoproxy.session.summarise import answer_rows, write_answer
+from thanoproxy.session.trust import check_catalogue
 from thanoproxy.sql.source import Source
 from thanoproxy.statements import Part
 from thanoproxy.statements.shapes import (
@@ -158,6 +159,7 @@ class Attendant:
         while (frame := await self._next()) is not None:
             kind = frame[0]
             if kind == ord("X"):
+                await self.exchange.leave()
                 raise ClientGone
             if self.exchange.pipeline.skipping and kind != ord("S"):
                 continue
@@ -222,8 +224,11 @@ class Attendant:
         self.portals.pop(b"", None)
         await self._settled()
         try:
-            text = await self._expanded(await self._query_text(frame))
+            written = await self._query_text(frame)
+            text = await self._expanded(written)
             parts = await self._recognised(text)
+            if parts is not None and self.exchange.pipeline.status != _FAILED:
+                await check_catalogue(self)
             refuse_together(parts or ())
             refuse_parameters(text.decode(self.exchange.codec, "replace"), parts or ())
         except ThanoError as problem:
@@ -242,7 +247,7 @@ class Attendant:
         elif isinstance(parts[0].shape, Prepare):
             await run_prepare(self, parts[0].shape)
         else:
-            await run_lone(self, parts[0].shape, first=self.expansion is not None or text == frame[5:-1])
+            await run_lone(self, parts[0].shape, first=text is not written or written == frame[5:-1])
 
     async def _query_text(self, frame: bytes) -> bytes:
         """The text of a Query; an EXECUTE of ours is that statement, written out."""
@@ -250,7 +255,8 @@ class Attendant:
         if self.statements and b"EXECUTE" in text.upper():
             written = await written_out(self, text.decode(self.exchange.codec, "replace"))
             if written is not None:
-                return written.encode(self.exchange.codec)
+                self.expansion = written
+                return written.text.encode(self.exchange.codec)
         return text
 
     async def _expanded(self, text: bytes) -> bytes:
@@ -260,9 +266,12 @@ class Attendant:
         await self.reader.names.known()
         decoded, found = self.reader.mentions(text)
         if found:
-            async with self._aside():
-                self.expansion = await saved.written_out(self, decoded, found)
-        return text if self.expansion is None else self.expansion.text.encode(self.exchange.codec)
+            async with self.aside():
+                expansion = await saved.written_out(self, decoded, found)
+            if expansion is not None:
+                expansion.outer, self.expansion = self.expansion, expansion
+                return expansion.text.encode(self.exchange.codec)
+        return text
 
     async def _recognised(self, text: bytes) -> list[Part] | None:
         """As `Reader.read`; of a REFRESH, the server says whether it concerns us."""
@@ -271,7 +280,7 @@ class Attendant:
             await self.reader.names.known()
             if self.exchange.pipeline.status == _FAILED or not self.reader.names.catalogue:
                 return None
-            async with self._aside():
+            async with self.aside():
                 return parts if await self.exchange.ask(store.saved_rows(parts[0].shape.name)) else None
         return parts
 
@@ -279,11 +288,11 @@ class Attendant:
         """The client's statement_timeout before anything of a Query is sent, 0 where it cannot be asked for."""
         if self.exchange.pipeline.status == _FAILED:
             return 0
-        async with self._aside():
+        async with self.aside():
             return await statement_timeout(self.exchange)
 
     @asynccontextmanager
-    async def _aside(self) -> AsyncIterator[None]:
+    async def aside(self) -> AsyncIterator[None]:
         """Questions to the server that leave no transaction behind where the client has none: what it sends may not find itself in one
         (VACUUM, isolation levels)."""
         await self._settled()
@@ -305,6 +314,8 @@ class Attendant:
         if parts is None:
             self._forward(frame, _set(self.statements, parse.name, None))
             return
+        if self.exchange.pipeline.status != _FAILED:
+            await check_catalogue(self)
         if isinstance(parts[0].shape, Prepare):
             raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:
@@ -411,7 +422,7 @@ class Attendant:
             self._forward(frame, source=portal.statement.source)
             return
         if isinstance(shape, Rewrite):
-            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape))
+            self.exchange.forward(frame, REPLY_ENDS[ord("E")], retag(shape, self.exchange.codec))
             return
         await self._settled()
         try:
@@ -473,7 +484,7 @@ class Attendant:
     async def check_model(self, shape: Shape) -> None:
         """A model that does not exist is known when the statement is prepared, as a table would be."""
         for statement in applying(shape):
-            if not await self.exchange.ask(statement.lookup()):
+            if await self.exchange.first(statement.lookup()) is None:
                 statement.open(None, (), self.exchange.codec, self.services.seal)
 
     async def describe_inner(self, ours: StatementOfOurs, name: bytes | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import SyntaxProblem, ThanoError
 from thanoproxy.session.prepared import StatementOfOurs
+from thanoproxy.sql.source import Source
 from thanoproxy.statements.execute import executed, with_arguments
 from thanoproxy.statements.shapes import Prepare
 from thanoproxy.wire import messages
@@ -41,7 +42,7 @@ async def run_prepare(attendant: Attendant, prepare: Prepare) -> None:
     exchange.sync()
 
 
-async def written_out(attendant: Attendant, text: str) -> str | None:
+async def written_out(attendant: Attendant, text: str) -> Source | None:
     """An EXECUTE of a statement of ours as that statement, with the arguments in the parameters' place; None if it is none."""
     found = executed(text)
     ours = None if found is None else await attendant.ours(found[0].encode(attendant.exchange.codec))
@@ -58,5 +59,11 @@ async def written_out(attendant: Attendant, text: str) -> str | None:
             f'wrong number of parameters for prepared statement "{name}"',
             detail=f"Expected {len(rows)} parameters but got {len(arguments)}.",
         )
-    values = [f"CAST(({argument}) AS {row[0]})" for argument, row in zip(arguments, rows, strict=True)]
-    return with_arguments(ours.body, values)
+    return with_arguments(ours.body, [_cast(argument, row[0] or "") for argument, row in zip(arguments, rows, strict=True)])
+
+
+def _cast(argument: Source, type_: str) -> Source:
+    source = Source("CAST((")
+    source.extend(argument)
+    source.add(f") AS {type_})")
+    return source

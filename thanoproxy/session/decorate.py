@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 from uuid import uuid4
 
+from thanoproxy.session.exchange import Exchange
 from thanoproxy.session.link import Link
 from thanoproxy.statements.shapes import Applied, Decoration
 from thanoproxy.wire import messages
@@ -58,11 +59,11 @@ def completion(decoration: Decoration, tag: bytes) -> bytes:
     return messages.command_complete(tag)
 
 
-def warn(decoration: Decoration, client: Link, codec: str) -> None:
+def warn(decoration: Decoration, exchange: Exchange) -> None:
     """Behind the last row: tell what was wrong with some of them."""
     text = decoration.warning()
     if text is not None:
-        client.write(messages.notice(text, severity="WARNING", sqlstate="01000", encoding=codec))
+        exchange.notice(text, "WARNING", sqlstate="01000")
 
 
 class Reader(Protocol):

@@ -7,8 +7,9 @@ client's unnamed ones live on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import ThanoError
@@ -25,6 +26,9 @@ PRIVATE = b"thanoproxy"
 """The name of our own statement and portal; the barrier in `attend` closes it too, which is no error where it does not exist."""
 
 _CLOSE_PRIVATE = messages.close(b"S", PRIVATE) + messages.close(b"P", PRIVATE)
+_UNHEARD = {"warning": frozenset({"NOTICE"}), "error": frozenset({"NOTICE", "WARNING"})}
+"""Severities of ours that a client_min_messages keeps from the client (runtime-config-client.html)."""
+
 PATIENCE = 0.5
 """Seconds that a server has to hear of the end of a COPY."""
 
@@ -68,6 +72,7 @@ class Exchange:
         self.skip = 0
         self.stopped = False
         self.muted = b""
+        self.client_min_messages = "notice"
         self.watch: Callable[[int, bytes], None] = _ignore
         self.cancel_upstream: Callable[[], Awaitable[None]] = _no_cancel
         self._on_idle = on_idle
@@ -113,6 +118,13 @@ class Exchange:
         self.pipeline.expect(Ready(self.client.write, sync=True))
         self.send(messages.SYNC)
 
+    async def leave(self) -> None:
+        """The client takes its leave: the server answers what it was asked before that."""
+        if self.pipeline.queue:
+            self.send(messages.TERMINATE)
+            with contextlib.suppress(SegmentFailed):
+                await self._until_idle()
+
     async def end_own(self) -> None:
         """End the transaction that questions of ours began; the client has none, and hears nothing of it."""
         self.pipeline.expect(Ready(_unseen, sync=True))
@@ -137,8 +149,11 @@ class Exchange:
         return [[None if value is None else value.decode(self.codec, "replace") for value in row] for row in rows]
 
     async def first(self, sql: str) -> list[str | None] | None:
-        """The first row of what `ask` gives, None if there is none."""
-        rows = await self.ask(sql)
+        """The first row of what `ask` gives, None if there is none.  `sql` is all ours, so no error is at a place in the client's text."""
+        try:
+            rows = await self.ask(sql)
+        except UpstreamError as problem:
+            raise UpstreamError(problem.fields.without_place()) from None
         return rows[0] if rows else None
 
     async def hold_snapshot(self) -> None:
@@ -251,6 +266,11 @@ class Exchange:
         """Send a message whose replies are the client's."""
         self.pipeline.expect(Forward(ends, self.client.write, rewrite))
         self.send(data)
+
+    def notice(self, text: str, severity: str = "NOTICE", **fields: Any) -> None:
+        """Tell the client something, if it wants to hear such things."""
+        if severity not in _UNHEARD.get(self.client_min_messages, ()):
+            self.client.write(messages.notice(text, severity=severity, encoding=self.codec, **fields))
 
     def refuse(self, fields: ErrorFields) -> None:
         """Show the client an error of the server's."""

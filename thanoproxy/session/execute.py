@@ -24,11 +24,12 @@ from thanoproxy.wire.messages import Column
 from thanoproxy.wire.pipeline import Rows, SegmentFailed, UpstreamError
 
 __all__ = [
-    "TIMEOUT",
+    "SETTINGS",
     "Identity",
     "Stop",
     "collect",
     "decorate",
+    "heeded",
     "open_decoration",
     "pump",
     "result_row",
@@ -37,7 +38,9 @@ __all__ = [
     "summarise",
 ]
 
-TIMEOUT = "SELECT pg_catalog.current_setting('statement_timeout')"
+SETTINGS = "SELECT pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setting('client_min_messages')"
+"""What of the client's settings governs our part of a statement: `heeded` takes the answer."""
+
 _ABANDONED = "failure of the server"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -66,7 +69,7 @@ async def decorate(exchange: Exchange, services: Services, decoration: Decoratio
     if kind != ord("C"):
         exchange.client.write(messages.message(bytes((kind,)), body))
         return
-    warn(decoration, exchange.client, exchange.codec)
+    warn(decoration, exchange)
     exchange.client.write(completion(decoration, body[:-1]))
 
 
@@ -232,8 +235,14 @@ async def statement_timeout(exchange: Exchange) -> float:
 
     PostgreSQL's own timer stops with its last row, so our part is timed by us.
     """
-    rows = await exchange.ask(TIMEOUT)
-    return seconds_of(rows[0][0] or "0")
+    return heeded(exchange, await exchange.ask(SETTINGS))
+
+
+def heeded(exchange: Exchange, rows: Sequence[Sequence[str | None]]) -> float:
+    """The same where the server has answered `SETTINGS`; from now on the client hears of us what it wants to hear."""
+    ((timeout, client_min_messages),) = rows
+    exchange.client_min_messages = client_min_messages or "notice"
+    return seconds_of(timeout or "0")
 
 
 def seconds_of(setting: str) -> float:

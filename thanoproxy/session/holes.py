@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from thanoproxy.errors import ThanoError
 from thanoproxy.session.decorate import RowStream, warn
-from thanoproxy.session.execute import TIMEOUT
+from thanoproxy.session.execute import SETTINGS
 from thanoproxy.session.sheet import Sheet, answer_table, copy_from, copy_row, prediction_rows, predictions_table
 from thanoproxy.session.steps import Kept, Step
 from thanoproxy.session.summarise import answer_fields
@@ -84,11 +84,11 @@ class DecorateHole(HoleWork):
 
     @property
     def steps(self) -> list[Step]:
-        return [self.timeout, self.lookup, *self._kept, self.inner, self.gate]
+        return [self.settings, self.lookup, *self._kept, self.inner, self.gate]
 
     @property
     def source(self) -> Source:
-        source = Source(f"{TIMEOUT};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
+        source = Source(f"{SETTINGS};\n{self.shape.lookup()};\nCREATE TEMPORARY TABLE {self.table} ON COMMIT DROP AS ")
         source.extend(self.query)
         source.add(
             f"\n;\n{predictions_table(self.table, self.decorate.added)};\n"
@@ -107,7 +107,7 @@ class DecorateHole(HoleWork):
     async def work(self) -> bytes | None:
         await super().work()
         assert self._decoration is not None, "begun with the columns"
-        warn(self._decoration, self.exchange.client, self.exchange.codec)
+        warn(self._decoration, self.exchange)
         return None
 
 
@@ -125,11 +125,11 @@ class SummariseHole(HoleWork):
 
     @property
     def steps(self) -> list[Step]:
-        return [self.timeout, self.lookup, self._kept, self.inner, self.gate]
+        return [self.settings, self.lookup, self._kept, self.inner, self.gate]
 
     @property
     def source(self) -> Source:
-        source = Source(f"{TIMEOUT};\n{self.shape.lookup()};\n{answer_table(self.table, self.summarise.answers)};\n")
+        source = Source(f"{SETTINGS};\n{self.shape.lookup()};\n{answer_table(self.table, self.summarise.answers)};\n")
         source.extend(self.query)
         source.add(f"\n;\n{copy_from(self.table)};\n")
         return source

@@ -70,7 +70,7 @@ async def run_import(attendant: Attendant, shape: Import) -> bytes:
             async with aclosing(_rows(shape, reading)) as rows:
                 tag = await exchange.copy_in(copy.text, rows)
         if reading.remark is not None:
-            exchange.client.write(messages.notice(reading.remark, encoding=exchange.codec))
+            exchange.notice(reading.remark)
     return tag
 
 
@@ -173,7 +173,7 @@ class ImportWork:
         exchange = self._run.exchange
         remark = self._reading.remark if isinstance(self._reading, Reading) else None
         if remark is not None:
-            exchange.client.write(messages.notice(remark, encoding=exchange.codec))
+            exchange.notice(remark)
         exchange.client.write(self._copy.tag)
 
     def _failed(self) -> None:

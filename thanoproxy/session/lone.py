@@ -36,7 +36,7 @@ async def run_lone(attendant: Attendant, shape: Shape, *, first: bool) -> None:
     """
     exchange = attendant.exchange
     if isinstance(shape, Rewrite):
-        exchange.pipeline.expect(RewrittenQuery(exchange.client.write, retag(shape)))
+        exchange.pipeline.expect(RewrittenQuery(exchange.client.write, retag(shape, exchange.codec)))
         exchange.send(messages.query(shape.sql.encode(exchange.codec)))
         return
     ours = StatementOfOurs(shape, exchange.codec, expansion=attendant.expansion)

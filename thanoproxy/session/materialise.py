@@ -188,7 +188,7 @@ class _Materialisation:
         sheet = Columns(decoration, len(columns) + len(shape.added))
         stream = RowStream(decoration, self.attendant.services.pool, self.exchange.upstream, sheet, sheet.take)
         await self._tables.read(query.text, self.bound, stream)
-        warn(decoration, self.exchange.client, self.exchange.codec)
+        warn(decoration, self.exchange)
         first = len(self.bound.types) + 1
         self.bound = self.bound.extended(sheet.arrays())
         return unnested(first, [*names, *shape.names], [*types, *(SQL_NAMES[type_oid] for _, type_oid in shape.added)])

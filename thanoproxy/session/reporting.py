@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from thanoproxy.errors import ThanoError
-from thanoproxy.wire import messages
 from thanoproxy.wire.pipeline import UpstreamError
 from thanoproxy.workers import jobs
 
@@ -57,6 +56,11 @@ class Audience:
         """Until there is a job, whatever takes time is the server."""
         self._waits = True
 
+    @property
+    def codec(self) -> str:
+        """Of what the server says to the client."""
+        return self._exchange.codec
+
     def follow(self, reporter: Reporter | None) -> None:
         """The job that is told of from now on.  After one there is nothing to tell, until another is expected."""
         self.reporter, self._waits = reporter, False
@@ -64,7 +68,7 @@ class Audience:
     def tell(self, text: str, **fields: Any) -> None:
         """The client."""
         self._told = asyncio.get_running_loop().time()
-        self._exchange.client.write(messages.notice(text, encoding=self._exchange.codec, **fields))
+        self._exchange.notice(text, **fields)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +131,7 @@ class Reporter:
         """Show others why it ended."""
         self.close()
         if isinstance(problem, UpstreamError):
-            sqlstate, message = problem.fields.sqlstate, problem.fields.text
+            sqlstate, message = problem.fields.sqlstate, problem.fields.said(self._audience.codec)
         else:
             sqlstate, message = problem.sqlstate, problem.message
         await self._audience.log.fail(self._database, self.job, sqlstate, message)

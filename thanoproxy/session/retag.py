@@ -14,16 +14,20 @@ UNCHANGED = Rewrite("")
 """For a statement of PostgreSQL's own."""
 
 
-def retag(shape: Rewrite) -> Callable[[int, bytes], bytes]:
-    """A rewrite of reply frames, as `Forward` takes it."""
+def retag(shape: Rewrite, codec: str = "utf-8") -> Callable[[int, bytes], bytes]:
+    """A rewrite of reply frames, as `Forward` takes it.  Errors come in `codec`; in which of the catalogue's functions they were, nobody
+    needs to know."""
 
     def rewrite(kind: int, frame: bytes) -> bytes:
         if kind == ord("C") and shape.tag is not None:
             return messages.command_complete(shape.tag)
         if kind == ord("E"):
             fields = messages.read_error(frame[5:])
-            missing = store.not_installed(fields.sqlstate, fields.text)
-            return fields.with_position(_place(shape, fields.text)).encode() if missing is None else messages.error_response(missing)
+            text = fields.said(codec)
+            missing = store.not_installed(fields.sqlstate, text)
+            if missing is not None:
+                return messages.error_response(missing)
+            return fields.without_place().with_position(_place(shape, text)).encode()
         return frame
 
     return rewrite

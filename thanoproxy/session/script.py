@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from thanoproxy.catalog import store
 from thanoproxy.errors import FeatureNotSupported, ThanoError, UndefinedParameter
-from thanoproxy.session.execute import TIMEOUT
+from thanoproxy.session.execute import SETTINGS
 from thanoproxy.session.holes import HoleWork, hole_work
 from thanoproxy.session.importing import Imports, ImportWork, open_all
 from thanoproxy.session.retag import UNCHANGED, retag
@@ -144,7 +144,7 @@ class Run:
         if part.shape is None or isinstance(part.shape, Rewrite | Refresh):
             rewritten = part.shape if isinstance(part.shape, Rewrite) else None
             self.source.add(*((text[part.start : part.end], part.start) if rewritten is None else (rewritten.sql, None)))
-            step = Relayed(self.exchange.client.write, retag(rewritten or UNCHANGED), ours=rewritten is not None)
+            step = Relayed(self.exchange.client.write, retag(rewritten or UNCHANGED, self.exchange.codec), ours=rewritten is not None)
             self.script.steps.append(step)
             self.works.append(step)
             return
@@ -158,10 +158,10 @@ class Run:
             self._add_import(part.shape)
             return
         work = self._work(part.shape)
-        self.source.add(f"{TIMEOUT};\n{part.shape.lookup()};\n")
+        self.source.add(f"{SETTINGS};\n{part.shape.lookup()};\n")
         self.source.add(part.shape.inner.text, part.shape.inner.start)
         self.source.add(f";\n{store.GATE}")
-        self.script.steps += [work.timeout, work.lookup, work.inner, work.gate]
+        self.script.steps += [work.settings, work.lookup, work.inner, work.gate]
         self.works.append(work)
 
     def _add_saved(self, shape: Save) -> None:

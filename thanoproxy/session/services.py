@@ -35,7 +35,7 @@ class JobLog(Protocol):
 @dataclass(frozen=True, slots=True)
 class Services:
     """Workers, signatures, the public job log, the folder where rows wait for a BUILD, the names to look for in a database, who
-    tells whether a server process is no more, and who reads files with rows."""
+    tells whether a server process is no more, who reads files with rows, and the role of our own that owns the catalogue."""
 
     pool: Pool
     seal: Seal
@@ -44,3 +44,4 @@ class Services:
     names: Callable[[str], Names]
     backend_is_gone: Callable[[str, int], Awaitable[bool]]
     files: FileReader
+    role: str

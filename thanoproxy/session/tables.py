@@ -49,7 +49,7 @@ class Tables:
             stream = RowStream(decoration, services.pool, exchange.upstream, sheet, prediction_rows(decoration))
             await self.read(sql, Bound(), stream)
             await exchange.copy_in(copy_from(f"{table}_p"), sheet.parts())
-        warn(decoration, exchange.client, exchange.codec)
+        warn(decoration, exchange)
         return stream
 
     async def read(self, sql: str, bound: Bound, stream: RowStream) -> None:

@@ -10,7 +10,7 @@ from thanoproxy.catalog import store
 from thanoproxy.errors import InternalError, SyntaxProblem, ThanoError
 from thanoproxy.session.collect import JobRun, job_run
 from thanoproxy.session.decorate import RowStream, appended, completion, warn
-from thanoproxy.session.execute import result_row, seconds_of
+from thanoproxy.session.execute import heeded, result_row
 from thanoproxy.session.steps import Gate, Inner, Kept, Step, nowhere
 from thanoproxy.session.summarise import EvaluateRun, answer_rows, summary_stream, write_answer
 from thanoproxy.statements.shapes import Collect, Decorate, Decoration, Summarise, Summary, has_job
@@ -36,7 +36,7 @@ class Work:
         self._run = run
         self.exchange = run.exchange
         self.services = run.services
-        self.timeout, self.lookup = Kept(codec), Kept(codec)
+        self.settings, self.lookup = Kept(codec), Kept(codec)
         self.inner = Inner(self.begin)
         self.gate = Gate(self.passed, self.failed)
         self.job: JobRun | EvaluateRun | None = None
@@ -66,10 +66,10 @@ class Work:
 
     async def _follow(self) -> None:
         stop = self._run.attendant.stop
-        await asyncio.wait([self.timeout.done])
-        self.timeout.done.result()
+        await asyncio.wait([self.settings.done])
+        self.settings.done.result()
         try:
-            async with stop.during(seconds_of(self.timeout.rows[0][0] or "0")), stop.told(self._ended):
+            async with stop.during(heeded(self.exchange, self.settings.rows)), stop.told(self._ended):
                 await self._reach(self.inner)
                 if self.inner.problem is not None:
                     raise self.inner.problem
@@ -190,7 +190,7 @@ class DecorateWork(RowsWork):
     async def work(self) -> bytes | None:
         await super().work()
         assert self._decoration is not None, "begun with the columns"
-        warn(self._decoration, self.exchange.client, self.exchange.codec)
+        warn(self._decoration, self.exchange)
         self.exchange.client.write(completion(self._decoration, self.inner.tag[5:-1]))
         return None
 

@@ -29,7 +29,7 @@ from thanoproxy.statements import (
     upload_model,
 )
 from thanoproxy.statements import nested as inside
-from thanoproxy.statements.nested import first_hole, is_view, nested
+from thanoproxy.statements.nested import by_itself, first_hole, is_view, nested
 from thanoproxy.statements.saved import save
 from thanoproxy.statements.shapes import Collect, Decorate, Import, Nested, Prepare, Refresh, Rewrite, Save, SaveRows, Shape, Summarise
 
@@ -81,15 +81,35 @@ def recognise(text: str) -> list[Part] | None:
             raise problem from None
         return None
     statements = split_statements(tokens)
+    for statement in statements:
+        _refuse_misplaced(statement)
     if not any(_is_ours(statement) for statement in statements):
         return None
     return [Part(statement.start, statement.end, _shape(text, statement)) for statement in statements]
 
 
+_AROUND = frozenset({"EXPLAIN", "PREPARE", "DECLARE", "CREATE"})
+_BEFORE = frozenset({"EXPLAIN", "ANALYZE", "VERBOSE", "AS", "FOR", ")"})
+_BY_THEMSELVES = frozenset({"BUILD", "FIT", "LIST", "SHOW", "DESCRIBE", "EXPORT", "UPLOAD"})
+_QUERIES = frozenset({"LIST", "DESCRIBE"})
+
+
+def _refuse_misplaced(statement: Statement) -> None:
+    """Raises where a statement of ours stands in the place of a query, and is none: to the server it would be a syntax error."""
+    tokens = statement.tokens
+    if tokens[0].word not in _AROUND:
+        return
+    for before, token, behind in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if token.word in _BY_THEMSELVES and behind.word in ("MODEL", "MODELS") and (before.word or before.text) in _BEFORE:
+            name = f"{token.word} {behind.word}"
+            hint = f"It may stand in parentheses: … FROM ({name} …)." if token.word in _QUERIES else "Send the statement by itself."
+            raise FeatureNotSupported(f"{name} is not supported inside {tokens[0].word}", hint=hint, position=token.start + 1)
+
+
 def begins_ours(text: str) -> bool:
-    """Whether the first word alone says that `text` is meant for us, though it cannot be lexed."""
-    words = text.split(None, 1)
-    return bool(words) and (words[0].upper(),) in STATEMENTS
+    """Whether the first words say that `text` is meant for us, though it cannot be lexed."""
+    words = tuple(word.upper() for word in text.split(None, 2)[:2])
+    return words[:1] in STATEMENTS or words in STATEMENTS
 
 
 def _prepare(text: str, statement: Statement) -> Prepare | None:
@@ -100,8 +120,11 @@ def _prepare(text: str, statement: Statement) -> Prepare | None:
         return None
     body = text[tokens[at].end : statement.end]
     padded = " " * tokens[at].end + body
-    shape = _shape(padded, Statement(tokens[at + 1 :]))
-    if not isinstance(shape, Decorate | Summarise | Nested):
+    rest = Statement(tokens[at + 1 :])
+    shape = _shape(padded, rest)
+    if isinstance(shape, Decorate | Summarise):
+        shape = by_itself(padded, rest)  # what runs it without us (CREATE TABLE … AS EXECUTE) shall fail, and not leave columns out
+    elif not isinstance(shape, Nested):
         return None
     cursor = Cursor(text, statement)
     cursor.at = 1

@@ -17,7 +17,7 @@ from thanoproxy.sql.tokens import Statement, Token
 from thanoproxy.statements import convert, describe_model, evaluate, list_models, predict
 from thanoproxy.statements.shapes import Context, Decorate, Explain, Hole, Nested, Rewrite, Summarise, applying
 
-__all__ = ["BEHIND_ITEM", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
+__all__ = ["BEHIND_ITEM", "by_itself", "find_holes", "first_hole", "is_view", "nested", "reads_from", "shadowed"]
 
 INSIDE: dict[tuple[str, str], Callable[[Cursor], Decorate | Summarise | Rewrite]] = {
     ("PREDICT", "USING"): predict.parse,
@@ -87,6 +87,11 @@ def nested(text: str, statement: Statement) -> Nested:
             if isinstance(shape, Decorate):
                 shape.must_keep_rows("a cursor")
     return found
+
+
+def by_itself(text: str, statement: Statement) -> Nested:
+    """A statement of ours that adds columns or summarises, as one whose only hole is all of it."""
+    return Nested(text[statement.start : statement.end], statement.start, find_holes(text, statement.tokens, 0), reads=True)
 
 
 def _refuse_others(statement: Statement, hole: Token) -> None:

@@ -301,7 +301,7 @@ class Prepare:
     name: str
     head: str
     body: str
-    shape: Decorate | Summarise | Nested
+    shape: Nested
 
 
 @dataclass(frozen=True, slots=True)

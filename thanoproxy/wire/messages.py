@@ -111,7 +111,7 @@ class ErrorFields:
 
     @property
     def text(self) -> str:
-        return self.fields.get(b"M", b"").decode("utf-8", "replace")
+        return self.said("utf-8")
 
     @property
     def position(self) -> int | None:
@@ -123,6 +123,14 @@ class ErrorFields:
         if position is not None:
             fields[b"P"] = b"%d" % position
         return ErrorFields(fields)
+
+    def without_place(self) -> ErrorFields:
+        """Without what is said of where in a text it was, and in which functions."""
+        return ErrorFields({code: value for code, value in self.fields.items() if code not in (b"P", b"p", b"q", b"W")})
+
+    def said(self, encoding: str) -> str:
+        """The message, decoded."""
+        return self.fields.get(b"M", b"").decode(encoding, "replace")
 
     def encode(self, kind: bytes = b"E") -> bytes:
         return message(kind, b"".join(code + value + b"\0" for code, value in self.fields.items()) + b"\0")
