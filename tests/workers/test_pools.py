@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from tests.workers.conftest import Rows, build, building
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.errors import ArtifactCorrupt, Canceled, FileUnavailable, InvalidOption
-from thanoproxy.workers import jobs
+from thanoproxy.workers import device_loop, jobs
+from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -172,3 +174,34 @@ async def test_a_damaged_artifact_is_found_by_the_next_statement(pool: Pool, row
     path.write_bytes(b"damaged" + path.read_bytes()[7:])
     with pytest.raises(ArtifactCorrupt):
         await pool.load(jobs.Load("after", built.artifact))
+
+
+async def test_a_model_that_is_there_waits_for_none_that_is_not(
+    settings: WorkerSettings, artifact: str, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for a file of gigabytes that somebody else uploads: each PREDICT begins with a Load."""
+    going_on = threading.Event()
+    monkeypatch.setattr(device_loop, "upload_model", lambda *_: going_on.wait(30))
+    pool = InlinePool(settings)
+    await pool.start()
+    others = list[asyncio.Task[object]]()
+    try:
+        await pool.load(jobs.Load("first", artifact))
+        loop = pool._device_loop
+        assert loop is not None
+        monkeypatch.setattr(loop._residency, "_load", lambda *_: going_on.wait(30))
+        other = open_store(settings.artifacts_url).save(
+            b"", architecture="A", classes=["a"], preprocessing={}, metrics={}, options={}, software={}
+        )
+        others.append(asyncio.create_task(pool.upload(jobs.Upload(job="upload", file="large.pth"))))
+        others.append(asyncio.create_task(pool.load(jobs.Load("slow", other.id))))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert (await pool.load(jobs.Load("again", artifact))).classes == ["blue", "red"]
+        assert not any(task.done() for task in others)
+    finally:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        going_on.set()
+        await pool.close()

@@ -1,8 +1,8 @@
 """The heart of a worker: one thread that owns a device and gives it, batch by batch, to whoever's turn it is.
 
-Around that thread: loader threads that read and decode images ahead of it, one that loads models, and one that knows predictions from
-before.  Requests come in through `submit` from any thread and never block; replies go out through the callback given with each
-request, on any thread.
+Around that thread: loader threads that read and decode images ahead of it, some for models, and one that knows predictions from before.
+Requests come in through `submit` from any thread and never block; replies go out through the callback given with each request, on any
+thread.
 
     submit(Predict) - model resident? - known (recall) - decode (Intake) - ready chunks --\\
     submit(Build)   - queue of builds ---------------------------------------------------- next_turn - device
@@ -91,6 +91,8 @@ class DeviceLoop:
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
         self._model_loader = LoaderThreads(1, _one_core)
+        self._model_checker = LoaderThreads(1, _one_core)
+        self._transfers = LoaderThreads(1, _one_core)
         self._cache = PredictionCache(settings.prediction_cache)
         self._recaller = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
@@ -136,14 +138,24 @@ class DeviceLoop:
             elif isinstance(request, jobs.Identify):
                 self._loaders.submit(lambda: self._identify(task, request), INTERACTIVE)
             elif isinstance(request, jobs.Export | jobs.Upload):
-                self._model_loader.submit(lambda: self._transfer(task, request))
-            elif isinstance(request, jobs.Predict) and (model := self._residency.loaded(request.artifact)) is not None:
+                self._transfers.submit(lambda: self._transfer(task, request))
+            elif (model := self._residency.loaded(request.artifact)) is None:
+                self._model_loader.submit(lambda: self._load(task, request))
+            elif isinstance(request, jobs.Predict):
                 self._begin(task, request, model)
             else:
-                self._model_loader.submit(lambda: self._load(task, request))
+                # Whoever has a model that is here does not wait for one that is not.
+                self._model_checker.submit(lambda: self._load(task, request))
 
     def _at_work(self) -> dict[str, int]:
-        kinds = {"loader": self._loaders, "decoder": self._decoding.threads, "model loader": self._model_loader, "recaller": self._recaller}
+        kinds = {
+            "loader": self._loaders,
+            "decoder": self._decoding.threads,
+            "model loader": self._model_loader,
+            "model checker": self._model_checker,
+            "transfer": self._transfers,
+            "recaller": self._recaller,
+        }
         found = {f"{name} {index}": at for name, of in kinds.items() for index, at in of.at_work().items()}
         return {**({} if (turn := self._turn) is None else {"device": turn}), **self._pipeline.at_work(), **found}
 
@@ -165,7 +177,7 @@ class DeviceLoop:
         self._pipeline.close()
         if self._compiler is not None:
             self._compiler.close()
-        for threads in (self._model_loader, self._recaller, self._decoding, self._loaders):
+        for threads in (self._model_loader, self._model_checker, self._transfers, self._recaller, self._decoding, self._loaders):
             threads.close()
 
     def _cancel(self, key: Key) -> None:
@@ -182,7 +194,7 @@ class DeviceLoop:
                 self._intake.drop(task.prediction)
             self._changed.notify()
 
-    # On the model loader's thread.
+    # On the threads for models: that which loads them, that which looks whether those that are loaded are still good, that for transfers.
 
     def _load(self, task: _Task, request: jobs.Predict | jobs.Load) -> None:
         if self._tasks.get(task.key) is not task:
