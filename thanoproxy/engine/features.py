@@ -75,7 +75,7 @@ class Features:
         except OSError as error:
             raise FileFailure(
                 f"the features of the images cannot be kept: {error.strerror}",
-                detail=f"There are too many for memory, so they go to a file in {tempfile.gettempdir()}: {4 * self._width} bytes for a row.",
+                detail=f"There are too many for memory: {4 * self._width} bytes for a row go to a file in {tempfile.gettempdir()}.",
                 hint="Make room there, or start the proxy with another TMPDIR.",
             ) from error
         self._held.clear()

@@ -28,7 +28,8 @@ __all__ = ["JobRun", "TrainingRun", "TransferRun", "job_run"]
 class JobRun(ABC):
     """One job from its rows to its result, which `record` and `summary` tell once `run` has returned.
 
-    From the beginning, when the rows are still to be read, it is shown to others; one of `registered` and `failed` ends that."""
+    From the beginning, when the rows are still to be read, it is shown to others; one of `registered` and `failed` ends that.
+    """
 
     def __init__(self, work: Training | Transfer, audience: Audience) -> None:
         self._spoiled: asyncio.Future[ThanoError] = asyncio.get_running_loop().create_future()
