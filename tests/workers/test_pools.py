@@ -150,6 +150,24 @@ async def test_interactive_overtakes_bulk(pool: Pool, rows: Rows, artifact: str)
     assert len(answer.classes) == 2000
 
 
+async def test_bulk_statements_take_turns(pool: Pool, rows: Rows, artifact: str) -> None:
+    """One has four requests here at once, as a front sends them; another that comes later has its rows before the last of those."""
+    await pool.load(jobs.Load("load", artifact))
+    over: list[str] = []
+
+    async def predict(job: str, images: list[jobs.Image]) -> None:
+        await pool.predict(jobs.Predict(job, artifact, images))
+        over.append(job)
+
+    many = [image for image, _ in rows] * 8
+    first = [asyncio.create_task(predict(f"first.{number}", many)) for number in range(4)]
+    await asyncio.sleep(0.05)
+    await predict("second.1", [image for image, _ in rows][:32])
+    assert len(over) <= 2, over
+    await asyncio.gather(*first)
+    assert over[-1].startswith("first")
+
+
 async def test_closing_fails_what_still_runs(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
     async def train() -> None:
         with building(rows, tmp_path, **SLOW) as request:
