@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from thanoproxy.catalog.artifacts import ArtifactStore, Folder, Saved, open_store
-from thanoproxy.errors import ArtifactCorrupt, ConfigurationError
+from thanoproxy.errors import ArtifactCorrupt, ConfigurationError, FileFailure
 
 WEIGHTS = b"\x08\0\0\0\0\0\0\0{}      " + bytes(100)
 
@@ -111,7 +111,7 @@ def test_a_write_that_fails_leaves_no_name_behind(store: ArtifactStore, tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_is_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FileFailure, match="No space"):
         save(store)
     assert files(tmp_path) == []
 
@@ -144,6 +144,17 @@ def test_artifacts_are_listed_with_their_age_and_leftovers_are_swept(store: Arti
     store.files.sweep_temporary(older_than=-1)
     assert not leftover.exists()
     assert len(files(tmp_path)) == 2
+
+
+def test_a_store_that_cannot_be_written_to_says_so_beforehand(store: ArtifactStore, tmp_path: Path) -> None:
+    store.try_out()
+    assert files(tmp_path) == []
+    assert not (tmp_path / "models").exists()
+    (tmp_path / "models").write_text("in the way")
+    for attempt in (store.try_out, lambda: save(store)):
+        with pytest.raises(FileFailure, match="the weights of the model cannot be written") as problem:
+            attempt()
+        assert "artifacts.url" in str(problem.value.hint)
 
 
 def test_a_store_is_a_path_or_a_file_url(tmp_path: Path) -> None:

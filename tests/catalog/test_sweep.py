@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -94,6 +95,18 @@ def test_the_first_sweep_marks_and_a_later_one_deletes(shop: Database, session: 
     assert len(list(store.files.keys("weights"))) == 1
     assert store.weights(kept, store.manifest(kept)) == b"weights"
     assert list(store.files.keys("unused")) == []
+
+
+def test_what_a_crash_left_half_written_goes_after_a_day(shop: Database, store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    old, new = tmp_path / "weights" / ".tmp-old", tmp_path / "weights" / ".tmp-new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert swept(shop, store, dry_run=True) == []
+    assert old.exists()
+    assert swept(shop, store) == []
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_weights_that_two_artifacts_share_stay_with_the_other(shop: Database, session: Connection, store: ArtifactStore) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ import torch
 from safetensors.torch import load
 
 from tests.engine.conftest import Rows
+from thanoproxy.catalog.artifacts import Folder
+from thanoproxy.engine import first_stage
 from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.inference import predict
 from thanoproxy.engine.model import load_model
+from thanoproxy.engine.pieces import in_pieces
 from thanoproxy.engine.pixels import read_cropped
-from thanoproxy.errors import FileUnavailable, InvalidOption, UndefinedObject
+from thanoproxy.errors import FileFailure, FileUnavailable, InvalidOption, UndefinedObject
 from thanoproxy.images.loader import finish
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.workers import jobs
@@ -40,6 +44,29 @@ def test_the_head_alone(run_build: RunBuild, workshop: Workshop, pictures: tuple
     assert list(dict.fromkeys(report.phase for report in reports)) == ["loading", "features", "head", "saving"]
     assert [report.epoch.epoch for report in reports if report.epoch] == [1, 2]
     assert built.log == [report.epoch for report in reports if report.epoch]
+
+
+def test_others_have_the_device_while_the_head_is_fitted(
+    workshop: Workshop, spooled: Callable[[Rows], str], pictures: tuple[Path, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_stage, "in_pieces", partial(in_pieces, seconds=0))
+    options = jobs.TrainOptions(input_size=32, epochs=1, tune="head")
+    steps = build(jobs.Build("job", "MobileNet_V2", spooled(pictures[1]), options), workshop)
+    while not isinstance(step := next(steps), jobs.Progress) or step.phase != "head":
+        pass
+    turns = 0
+    while not isinstance(next(steps), jobs.Progress):
+        turns += 1
+    assert turns > 5, "one at least for each value of what is minimised"
+    steps.close()
+
+
+def test_what_cannot_be_saved_is_not_trained(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:
+    folder = workshop.store.files
+    assert isinstance(folder, Folder)
+    Path(folder.root).write_text("in the way")
+    with pytest.raises(FileFailure, match="weights of the model cannot be written"):
+        run_build([("gone.png", label) for _, label in pictures[1]])
 
 
 def test_from_scratch(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:

@@ -12,6 +12,7 @@ from thanoproxy.engine import features as module
 from thanoproxy.engine.device import choose
 from thanoproxy.engine.features import Features
 from thanoproxy.engine.head import Examples, fit_head, logits_of
+from thanoproxy.errors import FileFailure
 
 ROWS, WIDTH = 1000, 20
 
@@ -67,3 +68,11 @@ def test_the_head_is_the_same_from_a_file_as_from_memory(kept: Features, made: t
     assert one.validation_accuracy == pytest.approx(other.validation_accuracy, abs=0.004)
     logits, labels = logits_of(heads[1], kept.table(rows[1]))
     assert len(logits) == len(labels) == ROWS / 2
+
+
+def test_a_full_disk_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda **_: open("/dev/full", "wb"))  # noqa: SIM115 - closed by `close`
+    kept = Features(choose("cpu"), 10)
+    with pytest.raises(FileFailure, match="No space left on device") as problem:
+        kept.add(torch.zeros(4, WIDTH), torch.zeros(4, dtype=torch.int64))
+    assert "TMPDIR" in str(problem.value.hint)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from thanoproxy.engine import head as module
 from thanoproxy.engine.head import PENALTY, Table, fit_head
 
 
@@ -65,3 +67,16 @@ def test_class_weights_move_the_border() -> None:
             counts.append(int((head(training.features).argmax(1) == 0).sum()))
     assert counts == sorted(counts)
     assert counts[0] < counts[2]
+
+
+def test_many_logits_are_computed_in_parts_between_which_others_have_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, validation = table(300, 0), table(200, 1)
+    whole, parts = nn.Linear(20, 3), nn.Linear(20, 3)
+    pauses: list[int] = []
+    [once] = fit_head(whole, training, validation, torch.ones(3), epochs=1)
+    monkeypatch.setattr(module, "PART_LOGITS", 3 * 64)
+    [again] = fit_head(parts, training, validation, torch.ones(3), epochs=1, pause=lambda: pauses.append(1))
+    torch.testing.assert_close(parts.weight, whole.weight, atol=1e-3, rtol=1e-3)
+    assert again.loss == pytest.approx(once.loss, abs=1e-5)
+    assert again.validation_accuracy == pytest.approx(once.validation_accuracy)
+    assert len(pauses) > 50, "one for each of five parts, each time"

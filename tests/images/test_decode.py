@@ -56,6 +56,21 @@ def test_exif_orientation_is_applied(kind: str, orientation: int, order: tuple[i
         assert all(close(turned[at], upright[place]) for at, place in enumerate(order))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_is_none_does_no_harm(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(blocks(), kind, exif=b"Exif\0\0no TIFF at all")
+    for decoder in (decode_module._jpeg_decoder, None):
+        monkeypatch.setattr(decode_module, "_jpeg_decoder", decoder)
+        assert torch.equal(decode(data), decode(encoded(blocks(), kind)))
+
+
+def test_an_error_tells_nothing_of_the_decoders_objects() -> None:
+    data = encoded(blocks(), "PNG").replace((60).to_bytes(4, "big"), (61).to_bytes(4, "big"))  # a checksum that does not fit
+    with pytest.raises(InvalidImage, match="damaged, or of a kind that is not read") as problem:
+        decode(data)
+    assert problem.value.detail is None
+
+
 def test_what_is_transparent_is_white() -> None:
     image = blocks().convert("RGBA")
     image.putalpha(Image.new("L", image.size, 0))

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from thanoproxy.images.loader import Begin, LoaderThreads, Steps, finish, ordered
+from thanoproxy.images.loader import PATIENCE, Begin, LoaderThreads, Steps, finish, ordered
 
 
 @pytest.fixture
@@ -59,6 +59,33 @@ def test_lower_priority_numbers_overtake() -> None:
         future.result(timeout=5)
     assert order == ["a", "b1", "b2"]
     loader.close()
+
+
+def test_nobody_is_overtaken_for_ever() -> None:
+    order: list[str] = []
+    loader, begun, gate = LoaderThreads(1), threading.Event(), threading.Event()
+    loader.submit(lambda: (begun.set(), gate.wait()))
+    assert begun.wait(5)
+    names = [("b1", 1), ("c1", 2), ("b2", 1), *(("a", 0) for _ in range(4 * PATIENCE))]
+    futures = [loader.submit(partial(order.append, name), priority) for name, priority in names]
+    gate.set()
+    for future in futures:
+        future.result(timeout=5)
+    many = ["a"] * PATIENCE
+    assert order == [*many, "b1", *many, "c1", *many, "b2", *many]
+    loader.close()
+
+
+def test_what_waits_when_the_threads_end_is_cancelled() -> None:
+    loader, gate = LoaderThreads(1), threading.Event()
+    runs, waits_for_it = loader.submit(gate.wait), loader.submit(lambda: 1, 1)
+    closing = threading.Thread(target=loader.close)
+    closing.start()
+    gate.set()
+    closing.join(5)
+    assert runs.result(timeout=5)
+    assert waits_for_it.cancelled() or waits_for_it.result() == 1
+    assert loader.submit(lambda: 1).cancelled()
 
 
 def test_every_thread_has_started_before_any_work() -> None:

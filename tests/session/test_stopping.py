@@ -13,7 +13,9 @@ from psycopg import errors
 
 from tests.databases import Database
 from tests.rawwire import RawClient
+from thanoproxy.session import collect
 from thanoproxy.wire.messages import query
+from thanoproxy.workers.spool import SpoolWriter
 
 pytestmark = pytest.mark.alone
 
@@ -49,6 +51,41 @@ def test_cancel(connection: psycopg.Connection[tuple[object, ...]], statement: s
         connection.execute(statement)
     assert time.monotonic() - start < 3.5
     timer.join()
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+ENDLESS = (
+    "SELECT image, CASE WHEN i < 3 THEN label END AS label FROM (SELECT generate_series(1, 100000000) i) g, (TABLE pictures LIMIT 1) p"
+)
+
+
+@pytest.mark.parametrize("string", ["{}", "SELECT 1; {}; SELECT 2"])
+def test_a_row_that_a_build_cannot_use_stops_its_query(
+    connection: psycopg.Connection[tuple[object, ...]], observer: psycopg.Connection[tuple[object, ...]], string: str
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(errors.NullValueNotAllowed, match="the label of row 3 is NULL"):
+        connection.execute(string.format(f"BUILD MODEL n USING MobileNet_V2 OPTIONS (pretrained=false) AS {ENDLESS}"))
+    assert time.monotonic() - start < 3
+    wait_for(observer, "SELECT state FROM thanosql.jobs WHERE model = 'n' ORDER BY started_at DESC LIMIT 1", "failed")
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("string", ["{}", "SELECT 1; {}; SELECT 2"])
+def test_rows_that_the_disk_has_no_room_for(
+    connection: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch, string: str
+) -> None:
+    class Full(SpoolWriter):
+        def __init__(self, directory: str) -> None:
+            super().__init__(directory)
+            self._file.close()
+            self._file = open("/dev/full", "wb")  # noqa: SIM115 - closed by `discard`
+
+    monkeypatch.setattr(collect, "SpoolWriter", Full)
+    many = "SELECT image, label FROM pictures, generate_series(1, 100000)"
+    with pytest.raises(errors.IoError, match="cannot be kept: No space left on device") as caught:
+        connection.execute(string.format(f"BUILD MODEL n USING MobileNet_V2 OPTIONS (pretrained=false) AS {many}"))
+    assert "TMPDIR" in str(caught.value.diag.message_hint)
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 

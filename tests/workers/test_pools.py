@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from tests.workers.conftest import Rows, build, building
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.errors import ArtifactCorrupt, Canceled, FileUnavailable, InvalidOption
-from thanoproxy.workers import jobs
+from thanoproxy.workers import device_loop, jobs
+from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -148,6 +150,24 @@ async def test_interactive_overtakes_bulk(pool: Pool, rows: Rows, artifact: str)
     assert len(answer.classes) == 2000
 
 
+async def test_bulk_statements_take_turns(pool: Pool, rows: Rows, artifact: str) -> None:
+    """One has four requests here at once, as a front sends them; another that comes later has its rows before the last of those."""
+    await pool.load(jobs.Load("load", artifact))
+    over: list[str] = []
+
+    async def predict(job: str, images: list[jobs.Image]) -> None:
+        await pool.predict(jobs.Predict(job, artifact, images))
+        over.append(job)
+
+    many = [image for image, _ in rows] * 8
+    first = [asyncio.create_task(predict(f"first.{number}", many)) for number in range(4)]
+    await asyncio.sleep(0.05)
+    await predict("second.1", [image for image, _ in rows][:32])
+    assert len(over) <= 2, over
+    await asyncio.gather(*first)
+    assert over[-1].startswith("first")
+
+
 async def test_closing_fails_what_still_runs(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
     async def train() -> None:
         with building(rows, tmp_path, **SLOW) as request:
@@ -172,3 +192,34 @@ async def test_a_damaged_artifact_is_found_by_the_next_statement(pool: Pool, row
     path.write_bytes(b"damaged" + path.read_bytes()[7:])
     with pytest.raises(ArtifactCorrupt):
         await pool.load(jobs.Load("after", built.artifact))
+
+
+async def test_a_model_that_is_there_waits_for_none_that_is_not(
+    settings: WorkerSettings, artifact: str, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for a file of gigabytes that somebody else uploads: each PREDICT begins with a Load."""
+    going_on = threading.Event()
+    monkeypatch.setattr(device_loop, "upload_model", lambda *_: going_on.wait(30))
+    pool = InlinePool(settings)
+    await pool.start()
+    others = list[asyncio.Task[object]]()
+    try:
+        await pool.load(jobs.Load("first", artifact))
+        loop = pool._device_loop
+        assert loop is not None
+        monkeypatch.setattr(loop._residency, "_load", lambda *_: going_on.wait(30))
+        other = open_store(settings.artifacts_url).save(
+            b"", architecture="A", classes=["a"], preprocessing={}, metrics={}, options={}, software={}
+        )
+        others.append(asyncio.create_task(pool.upload(jobs.Upload(job="upload", file="large.pth"))))
+        others.append(asyncio.create_task(pool.load(jobs.Load("slow", other.id))))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert (await pool.load(jobs.Load("again", artifact))).classes == ["blue", "red"]
+        assert not any(task.done() for task in others)
+    finally:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        going_on.set()
+        await pool.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thanoproxy.errors import InternalError
+from thanoproxy.errors import FileFailure, InternalError
 from thanoproxy.workers.jobs import Image
 from thanoproxy.workers.spool import Spool, SpoolWriter
 
@@ -62,3 +62,18 @@ def test_a_spool_without_rows(tmp_path: Path) -> None:
         spool = Spool(writer.path)
         assert list(spool.rows()) == []
         spool.close()
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    writer = SpoolWriter(str(tmp_path))
+    os.unlink(writer.path)
+    writer._file.close()
+    writer._file = open("/dev/full", "wb", buffering=100)  # noqa: SIM115 - closed below
+    writer.add("x", "small")
+    with pytest.raises(FileFailure, match="cannot be kept: No space left on device"):
+        writer.add("x" * 1000, "large")
+    with pytest.raises(FileFailure, match="No space left on device"):
+        writer.finish()
+    writer.discard()
+    with pytest.raises(FileFailure, match="cannot be kept: No such file"):
+        SpoolWriter(str(tmp_path / "gone"))

@@ -26,12 +26,14 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from thanoproxy.errors import ArtifactCorrupt, ConfigurationError
+from thanoproxy.errors import ArtifactCorrupt, ConfigurationError, FileFailure
 
 __all__ = ["ArtifactStore", "Files", "Folder", "Manifest", "Saved", "open_store"]
 
 FORMAT = 1
 _STALE_SECONDS = 24 * 3600
+_TEMPORARY = ".tmp-"
+_FOLDERS = ("manifests", "weights")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +67,9 @@ class Files(Protocol):
 
     def put(self, key: str, data: bytes) -> None: ...
 
+    def try_out(self) -> None:
+        """Raises `OSError` where `put` surely would."""
+
     def get(self, key: str) -> bytes:
         """Raises `FileNotFoundError`."""
 
@@ -79,6 +84,9 @@ class Files(Protocol):
     def keys(self, folder: str) -> Iterator[tuple[str, float]]:
         """Key and time of last change, in seconds since the epoch, of everything in `folder`."""
 
+    def sweep_temporary(self) -> None:
+        """Remove what a crash left half written."""
+
 
 class Folder:
     """A folder on this machine, made when it is first written to, readable by its owner alone."""
@@ -90,7 +98,7 @@ class Folder:
         path = self._path(key)
         folder = os.path.dirname(path)
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=folder)
+        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -102,6 +110,14 @@ class Folder:
                 os.unlink(temporary)
             raise
         _fsync_folder(folder)
+
+    def try_out(self) -> None:
+        for folder in _FOLDERS:
+            path = self._path(folder)
+            while not os.path.exists(path):  # it is made in the one above
+                path = os.path.dirname(path)
+            with tempfile.TemporaryFile(dir=path):
+                pass
 
     def get(self, key: str) -> bytes:
         with open(self._path(key), "rb") as file:
@@ -129,10 +145,10 @@ class Folder:
 
     def sweep_temporary(self, older_than: float = _STALE_SECONDS) -> None:
         """Remove what a crash left half written more than `older_than` seconds ago."""
-        for folder in ("manifests", "weights"):
+        for folder in _FOLDERS:
             with contextlib.suppress(FileNotFoundError), os.scandir(self._path(folder)) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".tmp-") and entry.stat().st_mtime < time.time() - older_than:
+                    if entry.name.startswith(_TEMPORARY) and entry.stat().st_mtime < time.time() - older_than:
                         os.unlink(entry.path)
 
     def _path(self, key: str) -> str:
@@ -165,7 +181,7 @@ class ArtifactStore:
         software: dict[str, str],
         temperature: float = 1.0,
     ) -> Saved:
-        """Write an artifact durably; it is there, whole, once this returns."""
+        """Write an artifact durably; it is there, whole, once this returns.  Raises `FileFailure`."""
         digest = hashlib.sha256(weights).hexdigest()
         manifest = Manifest(
             architecture=architecture,
@@ -181,12 +197,18 @@ class ArtifactStore:
         )
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         identity = hashlib.sha256(text).hexdigest()
-        # Written even where a file of that name is there: it may be damaged, and this heals it.
-        self.files.put(_weights_key(digest), weights)
-        self.files.put(_manifest_key(identity), text)
-        if not self.files.has(_weights_key(digest)):  # deleted in between, with another artifact of the same weights
+        with _written():
+            # Written even where a file of that name is there: it may be damaged, and this heals it.
             self.files.put(_weights_key(digest), weights)
+            self.files.put(_manifest_key(identity), text)
+            if not self.files.has(_weights_key(digest)):  # deleted in between, with another artifact of the same weights
+                self.files.put(_weights_key(digest), weights)
         return Saved(identity, len(text) + len(weights))
+
+    def try_out(self) -> None:
+        """Raises `FileFailure` where nothing could be saved, which is better known before a training than after it."""
+        with _written():
+            self.files.try_out()
 
     def manifest(self, identity: str) -> Manifest:
         """What artifact `identity` is, without its weights.  Raises `ArtifactCorrupt`."""
@@ -282,6 +304,17 @@ def _require_identity(identity: str) -> None:
     # The id comes from a catalogue row: it must never be able to name a file elsewhere.
     if len(identity) != 64 or not set(identity) <= set("0123456789abcdef"):
         raise ArtifactCorrupt(f"{identity[:80]!r} is no artifact id")
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileFailure(
+            f"the weights of the model cannot be written: {error.strerror}",
+            hint="They go where the setting artifacts.url says: see that there is room, and that the proxy may write there.",
+        ) from error
 
 
 def _corrupt(identity: str, why: str) -> ArtifactCorrupt:

@@ -93,6 +93,8 @@ async def _sweep(url: str, store: ArtifactStore, keep: float, dry_run: bool) -> 
         oldest = await connection.fetchval(OLDEST)
         named = await _named(url, await connection.fetch(DATABASES))
         now = await connection.fetchval(NOW)
+    if not dry_run:
+        await asyncio.to_thread(store.files.sweep_temporary)
     horizon = min(now if oldest is None else oldest, now - keep)
     if named.prepared:
         horizon = float("-inf")

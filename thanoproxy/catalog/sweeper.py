@@ -41,6 +41,7 @@ class Sweeper:
             try:
                 if not registered:
                     await register(self._url, self._store)
+                    await asyncio.to_thread(self._store.files.sweep_temporary)
                     registered = True
                 if self._keep:
                     await self._sweep()

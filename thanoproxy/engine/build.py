@@ -57,11 +57,12 @@ class Workshop:
 def build(request: jobs.Build, workshop: Workshop) -> Steps:
     """Train what `request` asks for and save it.  Yields progress or None at each batch boundary; returns the `Built`.
 
-    Raises `ThanoError`s: what is wrong with the options, the rows, an image or the weights.
+    Raises `ThanoError`s: what is wrong with the options, the rows, an image, the weights or the places where results are kept.
     """
     meter = Meter(request.job)
     yield meter.begin("loading")
     options = _checked(request.options, registry.lookup(request.architecture).load())
+    workshop.store.try_out()
     beginning = begin(request, options, workshop.weights, workshop.store)
     checkpoint = Checkpoint(request.checkpoint)
     spool = Spool(request.spool)

@@ -158,8 +158,8 @@ def split_rows(labels: Sequence[int], digests: np.ndarray, fraction: float, seed
     rank = np.fromiter((_rank(seed, digests[row]) for row in first), np.uint64, len(first))
     side = np.full(len(first), _UNDECIDED, np.int8)
     numbers = np.asarray(labels)
-    for label in range(int(numbers.max()) + 1):
-        rows = np.flatnonzero(numbers == label)
+    by_label = np.argsort(numbers, kind="stable")
+    for rows in np.split(by_label, np.flatnonzero(np.diff(numbers[by_label])) + 1):
         groups = np.unique(group[rows])
         groups = groups[np.argsort(rank[groups], kind="stable")]
         wanted = round(fraction * len(rows))

@@ -15,6 +15,7 @@ import torch
 
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.head import Examples, Table
+from thanoproxy.errors import FileFailure
 
 __all__ = ["Features"]
 
@@ -27,7 +28,7 @@ PART_BYTES = 32 << 20
 class Features:
     """float32 (rows, features) and int64 (rows,) labels, fed in order by `add`; afterwards `table` gives those of some rows.
 
-    `budget` is in bytes.  Raises `OSError` where the disk is full.
+    `budget` is in bytes.  Raises `FileFailure` where the disk is full.
     """
 
     def __init__(self, device: Device, budget: int | None = None) -> None:
@@ -65,10 +66,18 @@ class Features:
             self._file.close()
 
     def _spill(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="thanoproxy-features-")  # noqa: SIM115 - closed by `close`; it has no name
-        for features in self._held:
-            self._file.write(features.cpu().contiguous().numpy().data)
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="thanoproxy-features-")  # noqa: SIM115 - closed by `close`; it has no name
+            for features in self._held:
+                self._file.write(features.cpu().contiguous().numpy().data)
+            self._file.flush()
+        except OSError as error:
+            raise FileFailure(
+                f"the features of the images cannot be kept: {error.strerror}",
+                detail=f"There are too many for memory: {4 * self._width} bytes for a row go to a file in {tempfile.gettempdir()}.",
+                hint="Make room there, or start the proxy with another TMPDIR.",
+            ) from error
         self._held.clear()
 
 
@@ -87,7 +96,6 @@ class _FileTable(Examples):
 
     def parts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         size = max(1, PART_BYTES // (4 * self._width))
-        self._file.flush()
         self._file.seek(0)
         first = done = 0
         while data := self._file.read(4 * self._width * size):

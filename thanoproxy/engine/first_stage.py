@@ -22,6 +22,7 @@ from thanoproxy.engine.device import Device
 from thanoproxy.engine.features import Features
 from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.head import Scores, fit_head, logits_of, read, written
+from thanoproxy.engine.pieces import in_pieces
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.engine.staging import Pace, open_staging
 from thanoproxy.engine.training import Limits
@@ -160,12 +161,17 @@ def _fit(
     limits = Limits(seconds=options.max_seconds)
     training, validation = map(features.table, split)
     warm = bool(beginning.known)
-    for entry in fit_head(head, training, validation, weights, epochs=options.epochs, warm=warm):
-        log.append(entry)
-        meter.advance(len(training), loss=entry.loss, accuracy=entry.accuracy)
-        yield meter.report(entry)
-        if limits.late(meter):
-            break
+    fitting = in_pieces(device, lambda pause: fit_head(head, training, validation, weights, epochs=options.epochs, warm=warm, pause=pause))
+    with closing(fitting):
+        for entry in fitting:
+            if entry is None:
+                yield meter.advance(0)
+                continue
+            log.append(entry)
+            meter.advance(len(training), loss=entry.loss, accuracy=entry.accuracy)
+            yield meter.report(entry)
+            if limits.late(meter):
+                break
     last = log[-1]
     scores = None
     if last.validation_loss is not None and last.validation_accuracy is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thanoproxy.errors import InvalidImage
 from thanoproxy.images.header import MAX_PIXELS, Header, read_header
@@ -60,12 +60,23 @@ def _decode_with_pillow(data: bytes, header: Header) -> torch.Tensor:
         with Image.open(io.BytesIO(data), formats=[header.format]) as image:
             # The header's own reader has checked this; a decoder that reads it otherwise must not get further.
             assert image.width * image.height <= MAX_PIXELS, f"{image.width}x{image.height} pixels"
-            pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            pixels = np.array(_to_rgb(_turned(image)))
     except (MemoryError, Image.DecompressionBombError) as error:
         raise InvalidImage(f"the {header.format} image is too large to decode") from error
+    except UnidentifiedImageError as error:  # its text has nothing but the address of an object
+        raise InvalidImage(f"the {header.format} image is damaged, or of a kind that is not read") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsing trips over
         raise InvalidImage(f"the {header.format} image is damaged", detail=str(error) or type(error).__name__) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """As EXIF says; what is no EXIF says nothing, as everywhere else, and the image is no worse for it."""
+    try:
+        image.getexif()
+    except Exception:  # whatever its parser trips over
+        return image
+    return ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,8 @@
 """Reading and decoding on threads, a little ahead of whoever needs the pixels.
 
 Reading files, decoding and resizing all release the GIL, so threads keep the cores busy while the device computes.  Work is
-taken by priority (lower first), then in the order it came: an interactive request overtakes a bulk one that was queued earlier.
+taken by priority (lower first), then in the order it came: an interactive request overtakes a bulk one that was queued earlier.  But
+nobody starves: `PATIENCE` says how many in a row may overtake.
 
 What has to wait for another machine must not keep a thread: such work is a generator, that is written as if it waited, and yields how
 to begin what it waits for.  Its thread does something else until the future is there, and then goes on with it.
@@ -9,8 +10,8 @@ to begin what it waits for.  Its thread does something else until the future is 
 
 from __future__ import annotations
 
+import heapq
 import itertools
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -18,7 +19,10 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
-__all__ = ["Begin", "LoaderThreads", "Steps", "finish", "ordered"]
+__all__ = ["PATIENCE", "Begin", "LoaderThreads", "Steps", "finish", "ordered"]
+
+PATIENCE = 16
+"""How many pieces of work in a row may pass over one that waits with a higher number."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,7 +59,7 @@ class LoaderThreads:
     def __init__(self, threads: int, on_start: Callable[[], None] = lambda: None, on_end: Callable[[], None] = lambda: None) -> None:
         self.count = threads
         self._on_end = on_end
-        self._queue: queue.PriorityQueue[_Task[object] | _Stop] = queue.PriorityQueue()
+        self._queue = _Queue()
         self._order = itertools.count()
         self._at_work: dict[int, int] = {}
         started = threading.Barrier(threads + 1)
@@ -86,19 +90,16 @@ class LoaderThreads:
 
     def close(self) -> None:
         """Finish what runs, drop what waits."""
-        for _ in self._threads:
-            self._queue.put(_Stop())
+        waiting = self._queue.close()
         for thread in self._threads:
             thread.join()
-        while not self._queue.empty():
-            task = self._queue.get_nowait()
-            if isinstance(task, _Task):
-                task.future.cancel()
+        for task in waiting:
+            task.future.cancel()
 
     def _run(self, index: int, on_start: Callable[[], None], started: threading.Barrier) -> None:
         on_start()
         started.wait()
-        while isinstance(task := self._queue.get(), _Task):
+        while (task := self._queue.get()) is not None:
             self._at_work[index] = task.key[1]
             task.run()
             del self._at_work[index]
@@ -182,11 +183,54 @@ class _Task(Generic[Result]):
         return isinstance(other, _Task) and self.key < other.key
 
 
-class _Stop:
-    """Comes before every task."""
+class _Queue:
+    """Tasks that wait for a thread: a heap for each priority.  Once it is closed, none is given any more."""
 
-    def __lt__(self, other: object) -> bool:
-        return True
+    def __init__(self) -> None:
+        self._heaps: dict[int, list[_Task[Any]]] = {}
+        self._passed = 0
+        self._closed = False
+        self._changed = threading.Condition(threading.Lock())
+
+    def put(self, task: _Task[Any]) -> None:
+        with self._changed:
+            if not self._closed:
+                heapq.heappush(self._heaps.setdefault(task.key[0], []), task)
+                self._changed.notify()
+                return
+        task.future.cancel()
+
+    def get(self) -> _Task[Any] | None:
+        """The next one, waiting for it; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._heaps or self._closed)
+            if self._closed:
+                return None
+            priority = self._whose_turn()
+            task = heapq.heappop(self._heaps[priority])
+            if not self._heaps[priority]:
+                del self._heaps[priority]
+            return task
+
+    def close(self) -> list[_Task[Any]]:
+        """Those that waited."""
+        with self._changed:
+            waiting = [task for heap in self._heaps.values() for task in heap]
+            self._heaps.clear()
+            self._closed = True
+            self._changed.notify_all()
+            return waiting
+
+    def _whose_turn(self) -> int:
+        first, *others = sorted(self._heaps)
+        if not others:
+            self._passed = 0
+            return first
+        self._passed += 1
+        if self._passed <= PATIENCE:
+            return first
+        self._passed = 0
+        return min(others, key=lambda priority: self._heaps[priority][0].key[1])  # who came first
 
 
 def ordered(

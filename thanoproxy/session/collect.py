@@ -5,6 +5,7 @@ EXPORT and UPLOAD are jobs without rows.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from contextlib import aclosing
 from typing import Any
@@ -31,11 +32,21 @@ class JobRun(ABC):
     """
 
     def __init__(self, work: Training | Transfer, audience: Audience) -> None:
+        self._spoiled: asyncio.Future[ThanoError] = asyncio.get_running_loop().create_future()
         self.reporter = Reporter(audience, work.kind, work.model, work.role)
 
     @abstractmethod
     def feed(self, body: bytes) -> None:
         """One DataRow's body, in text format."""
+
+    async def fed(self, done: asyncio.Future[None]) -> None:
+        """Return when all rows were fed, as `done` says.  Raises what that raises, or what is wrong with a row as soon as one is: then the
+        others need not be read."""
+        either: list[asyncio.Future[Any]] = [done, self._spoiled]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._spoiled.done():
+            raise self._spoiled.result()
+        done.result()
 
     @abstractmethod
     async def run(self) -> None:
@@ -103,34 +114,31 @@ class TransferRun(JobRun):
 class TrainingRun(JobRun):
     """Feeds rows to a file as they come, then has a worker learn from it.
 
-    A row that cannot be used is remembered and raised by `run`: the rows come in a callback that may not raise.
+    A row that cannot be used, or kept, is remembered: the rows come in a callback that may not raise.
     """
 
     def __init__(self, training: Training, services: Services, audience: Audience) -> None:
+        self._spool = SpoolWriter(str(services.spool))  # may fail, and so comes before others are told of a job
         super().__init__(training, audience)
         self.training = training
         self._pool = services.pool
-        self._spool = SpoolWriter(str(services.spool))
         self._rows = 0
-        self._problem: ThanoError | None = None
         self._built: jobs.Built | None = None
         self.reporter.now = lambda: progress(self.reporter.job, "reading", self._rows)
 
     def feed(self, body: bytes) -> None:
-        if self._problem is not None:
+        if self._spoiled.done():
             return
         try:
             image, label = self.training.take(self._rows, [field_at(body, index) for index in self.training.indices])
+            self._spool.add(image, label)
         except ThanoError as problem:
-            self._problem = problem
-            return
-        self._spool.add(image, label)
-        self._rows += 1
+            self._spoiled.set_result(problem)
+        else:
+            self._rows += 1
 
     async def run(self) -> None:
         self._spool.finish()
-        if self._problem is not None:
-            raise self._problem
         request = self.training.request(self.reporter.job, self._spool.path)
         try:
             self._built = await self._train(structs.replace(request, checkpoint=self._spool.checkpoint))

@@ -126,7 +126,7 @@ async def collect(
 async def _read(exchange: Exchange, portal: bytes, run: JobRun, stop: Stop) -> None:
     rows = exchange.rows(portal, 0, run.feed)
     try:
-        await _finished(rows)
+        await run.fed(rows.done)
     except BaseException as problem:
         await _stop(exchange, rows, stop, problem)
         raise

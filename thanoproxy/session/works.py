@@ -241,8 +241,7 @@ class CollectWork(Work):
         assert isinstance(run, JobRun), "begun with the columns"
         ticking = asyncio.create_task(self.keep_open())
         try:
-            await asyncio.wait([self.inner.done])
-            self.inner.done.result()
+            await run.fed(self.inner.done)
             await run.run()
         finally:
             ticking.cancel()

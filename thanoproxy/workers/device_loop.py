@@ -1,8 +1,7 @@
 """The heart of a worker: one thread that owns a device and gives it, batch by batch, to whoever's turn it is.
 
-Around that thread: loader threads that read and decode images ahead of it, one that loads models, and one that knows predictions from
-before.  Requests come in through `submit` from any thread and never block; replies go out through the callback given with each
-request, on any thread.
+Around that thread: loader threads that read and decode images ahead of it, some for models, and one that knows predictions from before.
+Requests come in through `submit` from any thread and never block; replies go out by the callback given with each, on any thread.
 
     submit(Predict) - model resident? - known (recall) - decode (Intake) - ready chunks --\\
     submit(Build)   - queue of builds ---------------------------------------------------- next_turn - device
@@ -90,9 +89,8 @@ class DeviceLoop:
         self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
-        self._model_loader = LoaderThreads(1, _one_core)
+        self._helpers = {name: LoaderThreads(1, _one_core) for name in ("model loader", "model checker", "transfer", "recaller")}
         self._cache = PredictionCache(settings.prediction_cache)
-        self._recaller = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
         self._workshop = open_workshop(settings, self.device, store, sources, self._loaders)
         self._changed = threading.Condition()
@@ -136,14 +134,17 @@ class DeviceLoop:
             elif isinstance(request, jobs.Identify):
                 self._loaders.submit(lambda: self._identify(task, request), INTERACTIVE)
             elif isinstance(request, jobs.Export | jobs.Upload):
-                self._model_loader.submit(lambda: self._transfer(task, request))
-            elif isinstance(request, jobs.Predict) and (model := self._residency.loaded(request.artifact)) is not None:
+                self._helpers["transfer"].submit(lambda: self._transfer(task, request))
+            elif (model := self._residency.loaded(request.artifact)) is None:
+                self._helpers["model loader"].submit(lambda: self._load(task, request))
+            elif isinstance(request, jobs.Predict):
                 self._begin(task, request, model)
             else:
-                self._model_loader.submit(lambda: self._load(task, request))
+                # Whoever has a model that is here does not wait for one that is not.
+                self._helpers["model checker"].submit(lambda: self._load(task, request))
 
     def _at_work(self) -> dict[str, int]:
-        kinds = {"loader": self._loaders, "decoder": self._decoding.threads, "model loader": self._model_loader, "recaller": self._recaller}
+        kinds = {"loader": self._loaders, "decoder": self._decoding.threads, **self._helpers}
         found = {f"{name} {index}": at for name, of in kinds.items() for index, at in of.at_work().items()}
         return {**({} if (turn := self._turn) is None else {"device": turn}), **self._pipeline.at_work(), **found}
 
@@ -165,8 +166,10 @@ class DeviceLoop:
         self._pipeline.close()
         if self._compiler is not None:
             self._compiler.close()
-        for threads in (self._model_loader, self._recaller, self._decoding, self._loaders):
-            threads.close()
+        for helper in self._helpers.values():
+            helper.close()
+        self._decoding.close()
+        self._loaders.close()
 
     def _cancel(self, key: Key) -> None:
         with self._changed:
@@ -182,7 +185,7 @@ class DeviceLoop:
                 self._intake.drop(task.prediction)
             self._changed.notify()
 
-    # On the model loader's thread.
+    # On the threads for models: that which loads them, that which looks whether those that are loaded are still good, that for transfers.
 
     def _load(self, task: _Task, request: jobs.Predict | jobs.Load) -> None:
         if self._tasks.get(task.key) is not task:
@@ -218,7 +221,7 @@ class DeviceLoop:
     def _begin(self, task: _Task, request: jobs.Predict, model: Model) -> None:
         if request.cache and self._cache:
             # By a thread of its own, so that what is known waits for no image that is being decoded.
-            self._recaller.submit(lambda: self._recall(task, request, model), BULK if request.bulk else INTERACTIVE)
+            self._helpers["recaller"].submit(lambda: self._recall(task, request, model), BULK if request.bulk else INTERACTIVE)
         else:
             self._take_in(task, Prediction(task.key, request, model))
 

@@ -1,6 +1,8 @@
 """The way of a PREDICT's chunks to the device: images are read and decoded ahead of it, on loader threads or by the device's own decoder.
 
 At most `window` rows of bulk requests are decoded ahead, which bounds memory however much is queued; interactive ones are always let in.
+Of bulk ones a chunk of each statement is let in by turns: all of a statement's requests are here at once, and whoever came behind a few
+such would else wait for hundreds of rows before the first of his own.
 """
 
 from __future__ import annotations
@@ -50,17 +52,15 @@ class Intake:
         self._window = window
         self._on_ready = on_ready
         self._device = device
-        self._waiting: deque[Chunk] = deque()
+        self._waiting: dict[object, deque[Chunk]] = {}  # by statement; whose turn is next comes first
         self._inside = 0
         self._count = 0
 
     def add(self, prediction: Prediction) -> None:
         """Begin with a request's chunks, as far as the window lets them in."""
         for chunk in prediction.chunks:
-            self._count += 1
-            chunk.order = self._count
             if chunk.bulk:
-                self._waiting.append(chunk)
+                self._waiting.setdefault(prediction.statement, deque()).append(chunk)
             else:
                 self._decode(chunk)
         self._let_in()
@@ -71,15 +71,23 @@ class Intake:
 
     def drop(self, prediction: Prediction) -> None:
         """Forget a request; what has not been begun never will be."""
-        self._waiting = deque(chunk for chunk in self._waiting if chunk.prediction is not prediction)
+        others = deque(chunk for chunk in self._waiting.pop(prediction.statement, ()) if chunk.prediction is not prediction)
+        if others:
+            self._waiting[prediction.statement] = others
         for chunk in prediction.chunks:
             for future in (*chunk.futures.values(), chunk.decoded):
                 if future is not None:
                     future.cancel()
 
     def _let_in(self) -> None:
-        while self._waiting and (self._inside == 0 or self._inside + len(self._waiting[0].images) <= self._window):
-            chunk = self._waiting.popleft()
+        while self._waiting:
+            statement, chunks = next(iter(self._waiting.items()))
+            if self._inside and self._inside + len(chunks[0].images) > self._window:
+                return
+            chunk = chunks.popleft()
+            del self._waiting[statement]
+            if chunks:
+                self._waiting[statement] = chunks
             self._inside += len(chunk.images)
             self._decode(chunk)
 
@@ -89,6 +97,8 @@ class Intake:
             self._let_in()
 
     def _decode(self, chunk: Chunk) -> None:
+        self._count += 1
+        chunk.order = self._count
         reading = {image: self._threads.submit(partial(self._read, chunk.prediction, image), chunk.priority) for image in chunk.images}
         self._wait_for(chunk, reading)
 

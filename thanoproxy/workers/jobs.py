@@ -71,6 +71,7 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
 
     `top_k` best classes of each are answered, and its `vector` where one is asked for.  With `cache`, what is known from before need
     not be computed.  At most `most` images are computed: the answer ends before the first row that would need one more.
+    A statement has several under way at once, whose jobs have one name before a dot.
     """
 
     job: str
@@ -82,6 +83,11 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
     vector: Vector | None = None
     cache: bool = False
     most: int | None = None
+
+    @property
+    def statement(self) -> str:
+        """Of which this is a part."""
+        return self.job.partition(".")[0]
 
     @property
     def vectors(self) -> tuple[Vector, ...]:

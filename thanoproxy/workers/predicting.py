@@ -46,6 +46,7 @@ class Prediction:
 
     def __init__(self, key: tuple[object, str], request: jobs.Predict, model: Model) -> None:
         self.key = key
+        self.statement = (key[0], request.statement)
         self.request = request
         self.model = model
         self.canceled = False

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from thanoproxy.errors import InternalError
+from thanoproxy.errors import FileFailure, InternalError
 from thanoproxy.workers.jobs import Image
 
 __all__ = ["Row", "Spool", "SpoolWriter", "half_written"]
@@ -54,27 +54,32 @@ class SpoolWriter:
             spool.add(image, label)
             spool.finish()
             async for report in pool.build(jobs.Build(…, spool=spool.path, …)): …
+
+    Raises `FileFailure` where the disk is full.
     """
 
     def __init__(self, directory: str | None = None) -> None:
-        descriptor, self.path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
+        with _told(directory or tempfile.gettempdir()):
+            descriptor, self.path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
         self._file = os.fdopen(descriptor, "wb", buffering=BUFFER)
         self.checkpoint = self.path + ".checkpoint"
         self.rows = 0
         self.size_bytes = 0
 
     def add(self, image: Image, label: str) -> None:
-        """Append one row.  Raises OSError where the disk is full."""
+        """Append one row."""
         record = _encode((image, label))
-        self._file.write(len(record).to_bytes(4, "big"))
-        self._file.write(record)
+        with _told(self.path):
+            self._file.write(len(record).to_bytes(4, "big"))
+            self._file.write(record)
         self.rows += 1
         self.size_bytes += 4 + len(record)
 
     def finish(self) -> None:
         """All rows are in: write the end mark and close the file."""
-        self._file.write(bytes(4))
-        self._file.close()
+        with _told(self.path):
+            self._file.write(bytes(4))
+            self._file.close()
 
     def discard(self) -> None:
         """Remove the file, finished or not, and what a worker left of its checkpoints."""
@@ -90,6 +95,18 @@ class SpoolWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.discard()
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileFailure(
+            f"the rows of the query cannot be kept: {error.strerror}",
+            detail=f"They are written to {path} until the statement is over.",
+            hint="Make room there, or start the proxy with another TMPDIR.",
+        ) from error
 
 
 class Spool:
