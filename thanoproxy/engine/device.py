@@ -53,6 +53,20 @@ class Device:
         if self.is_cuda:
             torch.cuda.set_device(self.device)
 
+    def enter_aside(self) -> None:
+        """The same, with a stream of the thread's own, for the rest of its life: what it brings there waits for no batch.
+
+        Whoever else is to use what is there then has to wait: see `settle`.
+        """
+        self.enter()
+        if self.is_cuda:
+            torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
+
+    def settle(self) -> None:
+        """Wait until what the calling thread has told it is done, so that it may be used on every stream."""
+        if self.is_cuda:
+            torch.cuda.current_stream(self.device).synchronize()
+
     def use_threads(self) -> None:
         """Let torch use `threads` cores from the calling thread.
 
