@@ -1,10 +1,10 @@
 """From an encoded image to its pixels: the one definition that training and prediction share.
 
 The pixels of an image are its first frame as the eye is meant to see it: turned as EXIF says, in RGB, eight bits a channel,
-what is transparent composited on white.  JPEG goes through torchcodec where that is installed, else through torchvision, which takes half of
-Pillow's time: all three sit on libjpeg-turbo and give the same bits.  All other formats are Pillow's, which handles palettes, CMYK, 16 bits and
-alpha. Sixteen-bit grey is scaled by 1/257; wider or floating-point samples are stretched from their own minimum and maximum,
-since their files do not say what white is.
+what is transparent composited on white.  JPEG goes through torchcodec where that is installed, else through torchvision, which takes
+half of Pillow's time: all three sit on libjpeg-turbo and give the same bits.  All other formats are Pillow's, which handles palettes,
+CMYK, 16 bits and alpha. Sixteen-bit grey is scaled by 1/257; wider or floating-point samples are stretched from their own minimum and
+maximum, since their files do not say what white is.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Decoder = Callable[[torch.Tensor], torch.Tensor]
 
 def _torchcodec() -> Decoder:
     codec = importlib.import_module("torchcodec.decoders")
-    return lambda data: codec.decode_jpeg(data, mode=codec.ImageReadMode.RGB)  # type: ignore[no-any-return]
+    return lambda data: codec.decode_jpeg(data, mode=codec.ImageReadMode.RGB)
 
 
 def _torchvision() -> Decoder:
@@ -37,9 +37,9 @@ def _torchvision() -> Decoder:
     assert found is not None, "a dependency"
     assert found.origin is not None, "a package with code"
     [library] = Path(found.origin).parent.glob("image*.so")  # "_stable" stands in its name since 0.29
-    torch.ops.load_library(library)
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
     rgb = 3  # torchvision.io.ImageReadMode.RGB
-    return lambda data: torch.ops.image.decode_jpeg(data, rgb, True)  # type: ignore[no-any-return]
+    return lambda data: torch.ops.image.decode_jpeg(data, rgb, True)
 
 
 JPEG_DECODERS: dict[str, Callable[[], Decoder]] = {"torchcodec": _torchcodec, "torchvision": _torchvision}
