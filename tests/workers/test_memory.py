@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.workers.conftest import Rows, build
-from thanoproxy.workers import device_loop, jobs
+from thanoproxy.workers import jobs, memory
 from thanoproxy.workers.inline import InlinePool
 from thanoproxy.workers.settings import WorkerSettings
 
@@ -18,8 +18,8 @@ async def test_it_is_kept_for_the_next_one_and_then_given_back(
     settings: WorkerSettings, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
-    monkeypatch.setattr(device_loop, "give_back_freed_memory", lambda: given.append(time.monotonic()))
-    monkeypatch.setattr(device_loop, "KEEP_MEMORY", 2.0)
+    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: given.append(time.monotonic()))
+    monkeypatch.setattr(memory, "KEEP_MEMORY", 2.0)
     pool = InlinePool(settings)
     await pool.start()
     try:

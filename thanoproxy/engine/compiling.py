@@ -14,10 +14,11 @@ from __future__ import annotations
 import copy
 import logging
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +44,11 @@ ConvNeXt_Tiny's off by 0.8 % of their length, and EfficientNetV2S's by 14."""
 
 EXACT_BATCH = 32
 RETRY = 1.0
+
+GIVE_WAY = 0.0002
+"""Seconds after which a compilation lets go of the interpreter's lock for another thread.  Dynamo is Python for half a minute, and whoever
+launches kernels lets go of it at each of them: beside a thread of Python alone, 250 launches of 0.4 ms took up to 82 (in one case of ten)
+with the interval that is usual, and 0.6 with this one."""
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +83,7 @@ class Compiler:
         self._backend, self._mode = backend, mode
         self._sizes = sorted({max(1, device.predict_batch // part) for part in SIZES}, reverse=True)
         self._networks: dict[object, _Network] = {}
+        self._streams = _Streams(device.device) if device.is_cuda else None
         self._orders: queue.SimpleQueue[tuple[_Network, Model, torch.Tensor] | None] = queue.SimpleQueue()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="compiler", daemon=True)
@@ -122,7 +129,8 @@ class Compiler:
                 time.sleep(RETRY)
             network, model, pixels = order
             try:
-                self._compile(network, model, pixels)
+                with _giving_way():
+                    self._compile(network, model, pixels)
             except Exception:
                 log.exception("%s cannot be compiled, and runs as it is", network.name)
                 network.failed = not network.recorded  # what was found right before is as right as ever
@@ -132,7 +140,7 @@ class Compiler:
     @torch.inference_mode()
     def _compile(self, network: _Network, model: Model, pixels: torch.Tensor) -> None:
         started = time.monotonic()
-        with _aside(self._device):
+        with nullcontext() if self._streams is None else self._streams.aside():
             vessel = _Vessel(model)
             network.weights, network.holder = vessel.weights, model.backbone
             function: Function = torch.compile(vessel, backend=self._backend, mode=self._mode, dynamic=False)
@@ -143,6 +151,8 @@ class Compiler:
                 wanted = model.features(normalize(batch, model.preprocessing, model.dtype)).clone()
                 check = _Check(wanted, _exact(model, batch))
                 check(function(batch), "compiled")
+                if self._closing:  # whoever uses the device from now on need not keep off `busy`
+                    return
                 recorded = self._record(function, batch)
                 check(recorded(batch), "recorded")
                 self._device.synchronize()
@@ -150,11 +160,11 @@ class Compiler:
                 log.info("%s is compiled for %d images at once, after %.0f s", network.name, size, time.monotonic() - started)
 
     def _record(self, function: Function, batch: torch.Tensor) -> Recorded:
-        if not self._device.is_cuda:
+        if self._streams is None:
             return _Called(function, batch)
-        # Nobody else may draw random numbers or ask for memory in ways that a capture forbids.
+        # Nobody else may draw random numbers (torch raises where they do) or ask for memory in ways that a capture forbids.
         with self._busy:
-            return _Graph(function, batch)
+            return _Graph(function, batch, self._streams.recording)
 
 
 @dataclass
@@ -202,13 +212,13 @@ class _Vessel(nn.Module):
 
 
 class _Graph:
-    """A function's kernels for one batch size, recorded."""
+    """A function's kernels for one batch size, recorded on `stream`."""
 
-    def __init__(self, function: Function, batch: torch.Tensor) -> None:
+    def __init__(self, function: Function, batch: torch.Tensor, stream: torch.cuda.Stream) -> None:
         self._pixels = batch.clone()
         self._graph = torch.cuda.CUDAGraph()
         # Only this thread is held to what a capture allows: others may load models meanwhile.
-        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._features = function(self._pixels)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -262,10 +272,29 @@ def _weights_of(model: Model, network: nn.Module) -> list[torch.Tensor]:
     return [tensor for name, tensor in network.state_dict().items() if not name.startswith(head)]
 
 
-def _aside(device: Device) -> AbstractContextManager[object]:
-    """A stream of its own for what the block tells the device, behind all that it was told before."""
-    if not device.is_cuda:
-        return nullcontext()
-    stream = torch.cuda.Stream(device.device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.default_stream(device.device))
-    return torch.cuda.stream(stream)
+@contextmanager
+def _giving_way() -> Generator[None, None, None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(GIVE_WAY)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
+class _Streams:
+    """The compiler's own two.  They are made once: torch hands out 32 in turn, and one more than these could be anybody's.
+
+    cuBLAS has a workspace for each thread and stream, and a graph uses that of the stream it was recorded on.  What is compiled next runs
+    while graphs do, so nothing else ever runs on `recording`, or the two would write over each other's sums.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._compiling = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.recording = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def aside(self) -> AbstractContextManager[object]:
+        """For what the block tells the device, behind all that it was told before."""
+        self._compiling.wait_stream(torch.cuda.default_stream(self._device))
+        return torch.cuda.stream(self._compiling)

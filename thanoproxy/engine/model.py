@@ -114,6 +114,7 @@ def load_model(store: ArtifactStore, identity: str, device: Device) -> Model:
     if dtype != torch.float32:
         head = copy.deepcopy(head).requires_grad_(False).to(device.device)  # of the network's own nothing but rounding would be left
     network, preprocessing = rewritten(network, preprocessing, device, dtype)
+    device.settle()
     return Model(network, head, backbone, architecture, manifest.classes, preprocessing, device, len(data), manifest.temperature, dtype)
 
 

@@ -206,8 +206,12 @@ class _FusedConv(nn.Module):
 
     def plus(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """The sum of `others` and the convolution of `images`, without the activation."""
-        add: tuple[object, ...] = ("add", None, None, [], None)
-        added: torch.Tensor = _ops()._convolution_pointwise.binary(images, others, self._weight, self._bias, *self._where, *add)
+        added: torch.Tensor
+        if 1 in others.shape[1:]:  # "could not create a memory" is what torch 2.11 says of one pixel, or one channel
+            added = self(images) + others
+        else:
+            add: tuple[object, ...] = ("add", None, None, [], None)
+            added = _ops()._convolution_pointwise.binary(images, others, self._weight, self._bias, *self._where, *add)
         return added
 
 

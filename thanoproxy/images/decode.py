@@ -1,17 +1,18 @@
 """From an encoded image to its pixels: the one definition that training and prediction share.
 
 The pixels of an image are its first frame as the eye is meant to see it: turned as EXIF says, in RGB, eight bits a channel,
-what is transparent composited on white.  JPEG goes through torchcodec where that is installed and through Pillow elsewhere:
-both sit on libjpeg-turbo and give the same bits.  All other formats are Pillow's, which handles palettes, CMYK, 16 bits and
-alpha. Sixteen-bit grey is scaled by 1/257; wider or floating-point samples are stretched from their own minimum and maximum,
-since their files do not say what white is.
+what is transparent composited on white.  JPEG goes through torchcodec where that is installed, else through torchvision, which takes
+half of Pillow's time: all three sit on libjpeg-turbo and give the same bits.  All other formats are Pillow's, which handles palettes,
+CMYK, 16 bits and alpha. Sixteen-bit grey is scaled by 1/257; wider or floating-point samples are stretched from their own minimum and
+maximum, since their files do not say what white is.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,25 +21,41 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from thanoproxy.errors import InvalidImage
 from thanoproxy.images.header import MAX_PIXELS, Header, read_header
 
-__all__ = ["decode"]
+__all__ = ["JPEG_DECODERS", "decode", "jpeg_decoder_name"]
 
 Decoder = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _find_jpeg_decoder() -> Decoder | None:
-    try:
-        codec = importlib.import_module("torchcodec.decoders")
-    except (ImportError, OSError, RuntimeError):  # not installed, or built for another torch
-        return None
-
-    def decode_one(data: torch.Tensor) -> torch.Tensor:
-        pixels: torch.Tensor = codec.decode_jpeg(data, mode=codec.ImageReadMode.RGB)  # applies the EXIF orientation itself
-        return pixels
-
-    return decode_one
+def _torchcodec() -> Decoder:
+    codec = importlib.import_module("torchcodec.decoders")
+    return lambda data: codec.decode_jpeg(data, mode=codec.ImageReadMode.RGB)
 
 
-_jpeg_decoder = _find_jpeg_decoder()
+def _torchvision() -> Decoder:
+    # Its operators alone: the package would have each decode process import Dynamo, and its `decode_jpeg` warns from 0.29 on.
+    found = importlib.util.find_spec("torchvision")
+    assert found is not None, "a dependency"
+    assert found.origin is not None, "a package with code"
+    [library] = Path(found.origin).parent.glob("image*.so")  # "_stable" stands in its name since 0.29
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    rgb = 3  # torchvision.io.ImageReadMode.RGB
+    return lambda data: torch.ops.image.decode_jpeg(data, rgb, True)
+
+
+JPEG_DECODERS: dict[str, Callable[[], Decoder]] = {"torchcodec": _torchcodec, "torchvision": _torchvision}
+"""Of bytes, uint8, to pixels, turned as EXIF says; best first."""
+
+
+def _find_jpeg_decoder() -> tuple[str, Decoder | None]:
+    for name, find in JPEG_DECODERS.items():
+        try:
+            return name, find()
+        except (ImportError, OSError, RuntimeError, ValueError):  # not installed, or built for another torch
+            continue
+    return "Pillow", None
+
+
+jpeg_decoder_name, _jpeg_decoder = _find_jpeg_decoder()
 
 
 def decode(data: bytes) -> torch.Tensor:
@@ -51,7 +68,7 @@ def decode(data: bytes) -> torch.Tensor:
         try:
             return _jpeg_decoder(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         except (RuntimeError, ValueError):
-            pass  # Pillow has the last word, so that the verdict is the same with and without torchcodec
+            pass  # Pillow has the last word, so that the verdict is the same whoever else there is
     return _decode_with_pillow(data, header)
 
 

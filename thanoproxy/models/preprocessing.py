@@ -88,10 +88,11 @@ def channel_scales(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation of pixels (0 to 255), (1, 3, 1, 1) each.
 
-    Kept, because a copy to a GPU from memory that is not pinned waits for all that it has been told to do before.
+    Kept, because a copy to a GPU from memory that is not pinned waits for all that it has been told to do before.  It is the last step,
+    because that wait is also what makes them fit for every stream.
     """
     with torch.inference_mode(False):  # for training, too, whoever asks first
-        scales = (torch.tensor(of, device=device).view(1, 3, 1, 1) * 255 for of in (mean, std))
+        scales = ((torch.tensor(of).view(1, 3, 1, 1) * 255).to(device) for of in (mean, std))
         return next(scales), next(scales)
 
 

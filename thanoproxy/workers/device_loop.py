@@ -39,7 +39,7 @@ from thanoproxy.workers import jobs
 from thanoproxy.workers.cache import PredictionCache
 from thanoproxy.workers.decoding import device_decoding_for, loaders_for
 from thanoproxy.workers.intake import Intake
-from thanoproxy.workers.memory import give_back_freed_memory
+from thanoproxy.workers.memory import KeptMemory, give_back_freed_memory
 from thanoproxy.workers.pipeline import Pipeline
 from thanoproxy.workers.predicting import BULK, INTERACTIVE, Chunk, Prediction
 from thanoproxy.workers.recall import keep, recall
@@ -54,9 +54,6 @@ Key = tuple[object, str]
 
 QUEUED_INTERVAL = 5.0
 """Seconds between two reports of a BUILD that waits for another one to end."""
-
-KEEP_MEMORY = 60.0
-"""Seconds for which the memory of a BUILD is kept for the next one: to map its gigabytes anew costs that one a second."""
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +86,8 @@ class DeviceLoop:
         self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
-        self._helpers = {name: LoaderThreads(1, _one_core) for name in ("model loader", "model checker", "transfer", "recaller")}
+        begins = {"model loader": self._begin_loading, "model checker": self._begin_loading, "transfer": _one_core, "recaller": _one_core}
+        self._helpers = {name: LoaderThreads(1, begin) for name, begin in begins.items()}
         self._cache = PredictionCache(settings.prediction_cache)
         self._residency = Residency(store, self.device, settings.model_memory)
         self._workshop = open_workshop(settings, self.device, store, sources, self._loaders)
@@ -103,7 +101,7 @@ class DeviceLoop:
         self._turns = 0
         self._turn: int | None = None
         self._closing = False
-        self._give_back_at: float | None = None
+        self._memory = KeptMemory()
         self._busy = threading.Lock()
         compiles = settings.compile == "auto" and self.device.is_cuda
         self._compiler = Compiler(self.device, self._busy, lambda: not self._builds) if compiles else None
@@ -187,12 +185,18 @@ class DeviceLoop:
 
     # On the threads for models: that which loads them, that which looks whether those that are loaded are still good, that for transfers.
 
+    def _begin_loading(self) -> None:
+        _one_core()
+        # Each of a model's 200 tensors would wait for all batches that it finds on the device's thread's stream.
+        self.device.enter_aside()
+
     def _load(self, task: _Task, request: jobs.Predict | jobs.Load) -> None:
         if self._tasks.get(task.key) is not task:
             return
         try:
             model = self._residency.get(request.artifact, verify=isinstance(request, jobs.Load))
         except Exception as error:  # whatever it is, it is this request's answer
+            self._if_device_lost(error)
             self._fail(task, error)
             return
         with self._changed:
@@ -269,11 +273,9 @@ class DeviceLoop:
         self.device.enter()
         self.device.use_threads()
         while True:
-            if self._keeping_memory() == 0.0:
-                self._give_back_at = None
-                give_back_freed_memory()
+            kept = None if self._builds else self._memory.left()
             with self._changed:
-                if not self._changed.wait_for(self._has_work, self._keeping_memory()):
+                if not self._changed.wait_for(self._has_work, kept):
                     continue
                 if self._closing:
                     self._close_builds()
@@ -351,13 +353,7 @@ class DeviceLoop:
         with self._changed:
             self._builds.remove(task)
         self.device.release()
-        self._give_back_at = time.monotonic() + KEEP_MEMORY
-
-    def _keeping_memory(self) -> float | None:
-        """For how many seconds more; None where there is none to be given back."""
-        if self._give_back_at is None or self._builds:
-            return None
-        return max(0.0, self._give_back_at - time.monotonic())
+        self._memory.freed()
 
     def _close_builds(self) -> None:
         for task in self._builds:

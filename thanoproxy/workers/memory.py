@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 
-__all__ = ["give_back_freed_memory", "keep_freed_memory"]
+__all__ = ["KEEP_MEMORY", "KeptMemory", "give_back_freed_memory", "keep_freed_memory"]
+
+KEEP_MEMORY = 60.0
+"""Seconds for which the memory of a BUILD is kept for the next one: to map its gigabytes anew costs that one a second."""
 
 
 def keep_freed_memory() -> None:
@@ -30,3 +34,25 @@ def give_back_freed_memory() -> None:
     """Return to the system what is kept for nobody, as after a BUILD, whose gigabyte the next hour's PREDICTs do not need."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class KeptMemory:
+    """What BUILDs have freed, for the next one, until `KEEP_MEMORY` seconds after the last."""
+
+    def __init__(self) -> None:
+        self._until: float | None = None
+
+    def freed(self) -> None:
+        """A BUILD is over."""
+        self._until = time.monotonic() + KEEP_MEMORY
+
+    def left(self) -> float | None:
+        """For how many seconds more it is kept, None where there is none; with the last of them it is given back."""
+        if self._until is None:
+            return None
+        left = self._until - time.monotonic()
+        if left > 0:
+            return left
+        self._until = None
+        give_back_freed_memory()
+        return None
