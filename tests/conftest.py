@@ -17,6 +17,9 @@ from tests.serving import Proxy, paint_images, running_proxy
 from thanoproxy.catalog.install import install
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 
+# As in worker processes (`thanoproxy.workers.spawning`), and for the same reason; OpenMP reads it once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TEMPLATE = "thanosql_template"
 
 T = TypeVar("T")
