@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +18,36 @@ from tests.serving import Proxy, paint_images, running_proxy
 from thanoproxy.catalog.install import install
 from thanoproxy.embedded import EmbeddedPostgres, temporary_directory
 
+# As in worker processes (`thanoproxy.workers.spawning`), and for the same reason; OpenMP reads it once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TEMPLATE = "thanosql_template"
 
 T = TypeVar("T")
+
+
+LONG = (
+    "commands/test_demo.py",
+    "test_main_job.py",
+    "workers/test_ranks.py",
+    "workers/test_local.py",
+    "workers/test_quarantine.py",
+    "isolation/test_isolation.py",
+    "test_crash.py",
+    "workers/test_attached.py",
+    "fronts/test_serving.py",
+    "workers/test_decoding.py",
+    "commands/test_cli.py",
+)
+"""Files of few tests that take half a minute and more, longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes that are given file after file, none is to begin with a long one when the others are done."""
+    if hasattr(config, "workerinput"):
+        tests = Counter(item.path for item in items)
+        long = {Path(__file__).parent / name: at for at, name in enumerate(LONG)}
+        items.sort(key=lambda item: (long.get(item.path, len(LONG)), -tests[item.path]))
 
 
 @pytest.hookimpl(trylast=True)
@@ -28,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None:
         config.pluginmanager.register(Failures(terminal))
+    config.option.loadscopereorder = False  # pytest-xdist's own order; see below
 
 
 class Failures:

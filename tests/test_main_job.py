@@ -169,7 +169,7 @@ class TestSeedStatement:
 
     @pytest.mark.slow
     def test_from_scratch_it_trains_on_the_cpu(self, pets: str, test_data: Path) -> None:
-        statement = self.SEED.replace("epochs=1", "epochs=1, pretrained=false, input_size=64") + " LIMIT 400"
+        statement = self.SEED.replace("epochs=1", "epochs=1, pretrained=false, input_size=32") + " LIMIT 400"
         with psycopg.connect(pets, autocommit=True) as connection:
             (row,) = connection.execute(statement).fetchall()
             assert row[:2] == ("my_image_classifier", 1)

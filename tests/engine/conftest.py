@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from tests.images.pictures import write_red_and_blue
 from thanoproxy.catalog.artifacts import open_store
@@ -17,6 +19,7 @@ from thanoproxy.engine.build import Workshop, build
 from thanoproxy.engine.device import Device, choose
 from thanoproxy.images import open_sources
 from thanoproxy.images.loader import LoaderThreads
+from thanoproxy.models import convnext
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.models.weights import WeightsFinder
 from thanoproxy.workers import jobs
@@ -59,6 +62,17 @@ def weights_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network(torch.randn(64, 3, 1, 1).expand(-1, -1, 32, 32))  # statistics that suit weights that tell colours apart
     save_file(network.state_dict(), folder / "mobilenet_v2.safetensors")
     return folder
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ConvNeXt_Tiny is as deep as ever, and has a quarter of its channels: to step, save and hash 28 million weights takes seconds."""
+    stages = [CNBlockConfig(24, 48, 3), CNBlockConfig(48, 96, 3), CNBlockConfig(96, 192, 9), CNBlockConfig(192, None, 3)]
+
+    def make(*, weights: None, **options: Any) -> ConvNeXt:
+        return ConvNeXt(stages, **options)
+
+    monkeypatch.setattr(convnext, "TINY", replace(convnext.TINY, constructor=make))
 
 
 @pytest.fixture

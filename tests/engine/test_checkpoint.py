@@ -24,6 +24,7 @@ TRAININGS: list[tuple[str, dict[str, object]]] = [
 ]
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("architecture", "options"), TRAININGS)
 def test_it_ends_as_if_nothing_had_happened(
     run_build: RunBuild,

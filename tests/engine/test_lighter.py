@@ -28,11 +28,21 @@ def learnt(network: nn.Module, parameters: nn.Module) -> tuple[torch.Tensor, dic
     return scores.detach(), gradients
 
 
+def shallow(network: nn.Module) -> nn.Module:
+    """Two blocks of each stage: any others are of the second one's shape."""
+    for name, stage in network.get_submodule("features").named_children():
+        if isinstance(stage, nn.Sequential) and len({type(block) for block in stage}) == 1:
+            network.set_submodule(f"features.{name}", stage[:2])
+    return network
+
+
 @ARCHITECTURES
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-2)], ids=str)
 def test_all_of_them_together(architecture: Architecture, dtype: torch.dtype, tolerance: float) -> None:
     """In 64 bits it is seen to be the same function; in 32 a pixel may come to lie on the other side of an activation's edge."""
     network = network_of(architecture).to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if dtype == torch.float64:
+        network = shallow(network)  # its convolutions are none of oneDNN's, which takes seconds
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     other = lighter(network, keeps_statistics=True).eval()
     (wanted, gradients), (found, others) = learnt(network, network), learnt(other, network)

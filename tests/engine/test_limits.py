@@ -86,6 +86,7 @@ def test_class_weights_are_for_all_classes(run_build: RunBuild, pictures: tuple[
     assert caught.value.detail == "The classes, in their order: blue, red."
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_seed_makes_a_training_repeatable(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:
     def weights(seed: int) -> str:
         built, _ = run_build(pictures[1][:8], architecture="ConvNeXt_Tiny", epochs=3, seed=seed, pretrained=False, tune="full")

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+import pytest_asyncio
 import torch
 from safetensors.torch import save_file
 
@@ -25,6 +27,7 @@ from thanoproxy.workers.spool import SpoolWriter
 
 _numbers = itertools.count(1)
 Rows = list[tuple[jobs.Image, str]]
+Startable = TypeVar("Startable", InlinePool, LocalPool)
 
 
 @pytest.fixture(scope="session")
@@ -59,27 +62,37 @@ async def attached(local: LocalPool, number: int = 0) -> AsyncIterator[AttachedP
     await pool.close()
 
 
-@pytest.fixture(params=[InlinePool, LocalPool, AttachedPool])
-async def pool(request: pytest.FixtureRequest, settings: WorkerSettings) -> AsyncIterator[Pool]:
-    """A started pool, of each kind in turn."""
-    kind = request.param
-    pool: Pool = LocalPool(settings) if kind is AttachedPool else kind(settings)
+@asynccontextmanager
+async def started(pool: Startable) -> AsyncIterator[Startable]:
     await pool.start()
-    if kind is AttachedPool:
-        assert isinstance(pool, LocalPool)
-        async with attached(pool) as guest:
-            yield guest
-    else:
-        yield pool
+    yield pool
     await pool.close()
 
 
 @pytest.fixture
 async def local(settings: WorkerSettings) -> AsyncIterator[LocalPool]:
-    pool = LocalPool(settings)
-    await pool.start()
-    yield pool
-    await pool.close()
+    """One whose worker the test may kill."""
+    async with started(LocalPool(settings)) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting(settings: WorkerSettings) -> AsyncIterator[LocalPool]:
+    """One for a whole module, see `shared`: to start a worker takes seconds."""
+    async with started(LocalPool(settings)) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared(lasting: LocalPool) -> AsyncIterator[LocalPool]:
+    """One whose worker other tests of the module have as well: it has nothing to do at the beginning, and lives at the end."""
+    pids = lasting.pids
+    for _ in range(1000):
+        if not any(line.builds or line.rows_under_way for line in lasting._lines()):
+            break
+        await asyncio.sleep(0.01)
+    yield lasting
+    assert lasting.pids == pids, "the next test has the same worker"
 
 
 @contextmanager

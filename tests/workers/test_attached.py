@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import pytest_asyncio
 
-from tests.workers.conftest import Rows, attached, build, building
+from tests.workers.conftest import Rows, attached, build, building, started
 from tests.workers.test_pools import SLOW
 from thanoproxy.errors import Canceled, WorkerFailure
 from thanoproxy.workers import attached as attached_module
@@ -19,6 +21,15 @@ from thanoproxy.workers import jobs, seat
 from thanoproxy.workers.attached import AttachedPool, Place
 from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.settings import WorkerSettings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def local(settings: WorkerSettings) -> AsyncIterator[LocalPool]:
+    """As elsewhere, on the loop of these tests."""
+    async with started(LocalPool(settings)) as pool:
+        yield pool
 
 
 async def test_a_predict_whose_worker_is_killed_is_answered_by_the_next(local: LocalPool, rows: Rows, artifact: str) -> None:
@@ -44,8 +55,8 @@ async def test_a_build_whose_worker_is_killed_says_how_it_ended(local: LocalPool
         assert (await build(pool, rows, tmp_path)).classes == ["blue", "red"]
 
 
-async def test_a_job_of_one_does_not_touch_the_same_name_of_another(local: LocalPool, rows: Rows, artifact: str) -> None:
-    async with attached(local) as one, attached(local) as two:
+async def test_a_job_of_one_does_not_touch_the_same_name_of_another(shared: LocalPool, rows: Rows, artifact: str) -> None:
+    async with attached(shared) as one, attached(shared) as two:
         tasks = [asyncio.create_task(pool.predict(jobs.Predict("p", artifact, [image for image, _ in rows] * 10))) for pool in (one, two)]
         await asyncio.sleep(0.1)
         tasks[0].cancel()
@@ -53,17 +64,17 @@ async def test_a_job_of_one_does_not_touch_the_same_name_of_another(local: Local
         assert tasks[0].cancelled()
 
 
-async def test_one_that_leaves_takes_its_jobs_with_it_and_no_worker(local: LocalPool, rows: Rows, artifact: str, tmp_path: Path) -> None:
-    pids = local.pids
+async def test_one_that_leaves_takes_its_jobs_with_it_and_no_worker(shared: LocalPool, rows: Rows, artifact: str, tmp_path: Path) -> None:
+    pids = shared.pids
     with building(rows, tmp_path, **SLOW) as request:
-        async with attached(local) as pool:
+        async with attached(shared) as pool:
             reports = pool.build(request)
             await anext(reports)
         with pytest.raises(Canceled):
             async for _ in reports:
                 pass
-    assert len((await local.predict(jobs.Predict("p", artifact, ["0.png"]))).classes) == 1
-    assert local.pids == pids
+    assert len((await shared.predict(jobs.Predict("p", artifact, ["0.png"]))).classes) == 1
+    assert shared.pids == pids
 
 
 async def test_a_worker_that_can_no_longer_be_started_is_said_so(local: LocalPool, artifact: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +112,7 @@ async def test_idle_workers_are_not_all_asked_in_the_same_order(settings: Worker
         await local.close()
 
 
-async def test_a_worker_that_is_not_there_yet_is_waited_for(local: LocalPool, settings: WorkerSettings, artifact: str) -> None:
+async def test_a_worker_that_is_not_there_yet_is_waited_for(shared: LocalPool, settings: WorkerSettings, artifact: str) -> None:
     pool = AttachedPool([Place(None, "It was ended by signal 9.")], settings)
     await pool.start()
     task = asyncio.create_task(pool.predict(jobs.Predict("p", artifact, ["0.png"])))
@@ -109,6 +120,6 @@ async def test_a_worker_that_is_not_there_yet_is_waited_for(local: LocalPool, se
     assert not task.done()
     pool.follow([Place("/no/such/socket")])
     await asyncio.sleep(0.05)
-    pool.follow(local.places)
+    pool.follow(shared.places)
     assert len((await task).classes) == 1
     await pool.close()

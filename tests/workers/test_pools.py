@@ -5,21 +5,53 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from tests.workers.conftest import Rows, build, building
+from tests.workers.conftest import Rows, attached, build, building, started
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.errors import ArtifactCorrupt, Canceled, FileUnavailable, InvalidOption
 from thanoproxy.workers import device_loop, jobs
+from thanoproxy.workers.attached import AttachedPool
 from thanoproxy.workers.inline import InlinePool
+from thanoproxy.workers.local import LocalPool
 from thanoproxy.workers.pool import Pool
 from thanoproxy.workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 SLOW = {"pretrained": False, "tune": "full", "epochs": 1000, "batch_size": 4, "augment": False}
 """Options of a BUILD that would run for an hour."""
+
+KINDS = [InlinePool, LocalPool, AttachedPool]
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=KINDS)
+async def pool(request: pytest.FixtureRequest, settings: WorkerSettings, shared: LocalPool) -> AsyncIterator[Pool]:
+    """A started pool, of each kind in turn; where it has a worker process, that is `shared`."""
+    if request.param is LocalPool:
+        yield shared
+    elif request.param is AttachedPool:
+        async with attached(shared) as guest:
+            yield guest
+    else:
+        async with started(InlinePool(settings)) as inline:
+            yield inline
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=KINDS)
+async def closable(request: pytest.FixtureRequest, settings: WorkerSettings, shared: LocalPool) -> AsyncIterator[Pool]:
+    """The same for a test that closes it."""
+    if request.param is AttachedPool:
+        async with attached(shared) as guest:
+            yield guest
+    else:
+        async with started(request.param(settings)) as own:
+            yield own
 
 
 async def test_build_then_predict(pool: Pool, rows: Rows, tmp_path: Path) -> None:
@@ -168,20 +200,20 @@ async def test_bulk_statements_take_turns(pool: Pool, rows: Rows, artifact: str)
     assert over[-1].startswith("first")
 
 
-async def test_closing_fails_what_still_runs(pool: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
+async def test_closing_fails_what_still_runs(closable: Pool, rows: Rows, artifact: str, tmp_path: Path) -> None:
     async def train() -> None:
         with building(rows, tmp_path, **SLOW) as request:
-            async for _ in pool.build(request):
+            async for _ in closable.build(request):
                 begun.set()
 
     begun = asyncio.Event()
     training = asyncio.create_task(train())
     await begun.wait()
-    await pool.close()
+    await closable.close()
     with pytest.raises(Canceled):
         await training
     with pytest.raises(Canceled):
-        await pool.predict(jobs.Predict("late", artifact, ["0.png"]))
+        await closable.predict(jobs.Predict("late", artifact, ["0.png"]))
 
 
 async def test_a_damaged_artifact_is_found_by_the_next_statement(pool: Pool, rows: Rows, settings: WorkerSettings, tmp_path: Path) -> None:

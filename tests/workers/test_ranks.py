@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,10 +15,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import pytest_asyncio
 import torch
 from safetensors.torch import load
 
-from tests.workers.conftest import Rows, building
+from tests.workers.conftest import Rows, building, started
 from tests.workers.test_decoding import children
 from tests.workers.test_local import gone
 from thanoproxy.catalog.artifacts import open_store
@@ -228,13 +229,19 @@ async def test_one_that_cannot_be_started_is_told_and_done_without(
     assert set(sizes) == {1}
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def leading(together: WorkerSettings) -> AsyncIterator[LocalPool]:
+    async with started(LocalPool(together)) as pool:
+        yield pool
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("by", ["a cancel", "the death of its worker"])
-async def test_a_rank_ends_with_its_build(together: WorkerSettings, rows: Rows, tmp_path: Path, by: str) -> None:
-    pool = LocalPool(together)
-    await pool.start()
-    [worker] = pool.pids
+async def test_a_rank_ends_with_its_build(leading: LocalPool, rows: Rows, tmp_path: Path, by: str) -> None:
+    await leading._pick()  # another test may have killed the one before
+    [worker] = leading.pids
     with building(rows, tmp_path, tune="full", batch_size=8, epochs=10000) as request:
-        async with aclosing(pool.build(request)) as reports:
+        async with aclosing(leading.build(request)) as reports:
             async for report in reports:
                 if isinstance(report, jobs.Remark):
                     assert report.message == "training goes on on 2 devices"
@@ -245,7 +252,6 @@ async def test_a_rank_ends_with_its_build(together: WorkerSettings, rows: Rows, 
                 assert await gone(rank)
     assert await gone(rank)
     assert os.listdir(tmp_path) == []
-    await pool.close()
 
 
 def test_who_trains_besides_the_worker() -> None:
