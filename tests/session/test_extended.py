@@ -149,6 +149,28 @@ class TestNames:
         assert raw.talk(bind(), describe(b"P", b""), execute(b""), SYNC)[1] == "T[seven:23/0]"
 
 
+def test_a_statement_of_the_protocols_is_not_run_by_sql_without_us(raw: RawClient) -> None:
+    """EXECUTE by itself is as good as Bind; where it cannot be, it fails, and leaves no column out."""
+    assert raw.talk(parse("PREDICT USING colours AS SELECT id, image FROM pictures WHERE id = 3", "named"), SYNC) == ["1", "Z[I]"]
+    assert raw.talk(query(b"EXECUTE named"))[0] == "T[id:23/0,image:25/0,predicted:25/0]"
+    refused = "E[0A000 EXECUTE of a prepared PREDICT, CONVERT or EVALUATE must be sent by itself, as a simple query @{}]"
+    assert raw.talk(query(b"SELECT 1; EXECUTE named")) == [refused.format(19), "Z[I]"]
+    assert raw.talk(query(b"CREATE TEMP TABLE t AS EXECUTE named")) == [refused.format(32), "Z[I]"]
+    assert raw.talk(parse("EXECUTE named"), SYNC) == [refused.format(9), "Z[I]"]
+    assert raw.talk(query(b"DEALLOCATE named"), query(b"PREPARE named AS SELECT 1"), query(b"SELECT 2; EXECUTE named"), ready=3)[-2:] == [
+        "C[SELECT 1]",
+        "Z[I]",
+    ]
+
+
+def test_a_portal_of_the_protocols_is_not_fetched_from_by_sql(raw: RawClient) -> None:
+    raw.talk(query(b"BEGIN"))
+    bound = (parse("PREDICT USING colours AS SELECT id, image FROM pictures ORDER BY id"), bind(portal="c"), execute(b"c", 1), SYNC)
+    assert raw.talk(*bound)[-2:] == ["s", "Z[T]"]
+    assert raw.talk(query(b"FETCH 1 FROM c")) == ["E[0A000 FETCH from a portal that holds a PREDICT is not supported @14]", "Z[E]"]
+    raw.talk(query(b"ROLLBACK"))
+
+
 def test_two_statements_in_one_parse(raw: RawClient) -> None:
     assert raw.talk(parse("PREDICT USING colours AS SELECT 1; SELECT 2"), SYNC)[0].startswith("E[42601 cannot insert multiple")
 

@@ -34,7 +34,7 @@ from thanoproxy.catalog import store
 from thanoproxy.catalog.quote import literal
 from thanoproxy.errors import FeatureNotSupported, ProtocolViolation, SyntaxProblem, ThanoError
 from thanoproxy.session import keeping, saved
-from thanoproxy.session.byname import run_prepare, written_out
+from thanoproxy.session.byname import may_name, refuse_by_name, run_prepare, written_out
 from thanoproxy.session.exchange import PRIVATE, Bound, Exchange
 from thanoproxy.session.execute import Identity, Stop, collect, decorate, open_decoration, result_row, statement_timeout, summarise
 from thanoproxy.session.importing import run_import
@@ -229,6 +229,7 @@ class Attendant:
             parts = await self._recognised(text)
             if parts is not None and self.exchange.pipeline.status != _FAILED:
                 await check_catalogue(self)
+            await refuse_by_name(self, text)
             refuse_together(parts or ())
             refuse_parameters(text.decode(self.exchange.codec, "replace"), parts or ())
         except ThanoError as problem:
@@ -312,6 +313,7 @@ class Attendant:
         text = await self._expanded(parse.text)
         parts = await self._recognised(text)
         if parts is None:
+            await refuse_by_name(self, text)
             self._forward(frame, _set(self.statements, parse.name, None))
             return
         if self.exchange.pipeline.status != _FAILED:
@@ -558,9 +560,9 @@ class Attendant:
     def concerns(self, kind: int, data: bytes, start: int, end: int) -> bool:
         """Whether a message that the relay is about to pass on uses a name that stands for a statement or portal of ours."""
         if kind == ord("Q"):
-            return b"" in self.statements or b"" in self.portals or (bool(self.statements) and b"EXECUTE" in data[start:end].upper())
+            return b"" in self.statements or b"" in self.portals or may_name(self, data[start:end])
         if kind == ord("P"):
-            return _string(data, start, end) in self.statements
+            return _string(data, start, end) in self.statements or may_name(self, data[start:end])
         if kind == ord("B"):
             portal = _string(data, start, end)
             return portal in self.portals or _string(data, start + len(portal) + 1, end) in self.statements

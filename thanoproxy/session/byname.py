@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from thanoproxy.catalog.quote import literal
-from thanoproxy.errors import SyntaxProblem, ThanoError
+from thanoproxy.errors import FeatureNotSupported, SyntaxProblem, ThanoError
 from thanoproxy.session.prepared import StatementOfOurs
 from thanoproxy.sql.source import Source
+from thanoproxy.sql.tokens import identifier, split_statements, tokenize
 from thanoproxy.statements.execute import executed, with_arguments
-from thanoproxy.statements.shapes import Prepare
+from thanoproxy.statements.shapes import Decorate, Prepare, Summarise
 from thanoproxy.wire import messages
 from thanoproxy.wire.pipeline import SegmentFailed, UpstreamError
 
 if TYPE_CHECKING:
     from thanoproxy.session.attend import Attendant
 
-__all__ = ["run_prepare", "written_out"]
+__all__ = ["may_name", "refuse_by_name", "run_prepare", "written_out"]
 
 
 async def run_prepare(attendant: Attendant, prepare: Prepare) -> None:
@@ -60,6 +62,36 @@ async def written_out(attendant: Attendant, text: str) -> Source | None:
             detail=f"Expected {len(rows)} parameters but got {len(arguments)}.",
         )
     return with_arguments(ours.body, [_cast(argument, row[0] or "") for argument, row in zip(arguments, rows, strict=True)])
+
+
+def may_name(attendant: Attendant, text: bytes) -> bool:
+    """Whether a text may be about a statement or portal of ours."""
+    text = text.upper()
+    return (bool(attendant.statements) and b"EXECUTE" in text) or (bool(attendant.portals) and b"FETCH" in text)
+
+
+async def refuse_by_name(attendant: Attendant, text: bytes) -> None:
+    """Raises where SQL runs what the protocol has prepared, or fetches what it has bound: the server alone would leave our columns out."""
+    if not (attendant.statements or attendant.portals) or attendant.exchange.pipeline.status == ord("E"):
+        return
+    try:
+        statements = split_statements(tokenize(text.decode(attendant.exchange.codec, "replace")))
+    except SyntaxProblem:
+        return
+    for statement in statements:
+        first, *_, last = (*statement.tokens, statement.tokens[-1])
+        if first.word == "FETCH" and (identifier(last) or "").encode(attendant.exchange.codec, "replace") in attendant.portals:
+            raise FeatureNotSupported(
+                "FETCH from a portal that holds a PREDICT is not supported", hint="DECLARE a cursor for it.", position=last.start + 1
+            )
+        for execute, name in pairwise(statement.tokens if first.word != "EXPLAIN" else ()):
+            if execute.word != "EXECUTE":
+                continue
+            ours = await attendant.ours((identifier(name) or "").encode(attendant.exchange.codec, "replace"))
+            if ours is not None and isinstance(ours.shape, Decorate | Summarise):
+                raise FeatureNotSupported(
+                    "EXECUTE of a prepared PREDICT, CONVERT or EVALUATE must be sent by itself, as a simple query", position=name.start + 1
+                )
 
 
 def _cast(argument: Source, type_: str) -> Source:
