@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from tests.engine.conftest import Rows
 from thanoproxy.catalog.artifacts import Folder
@@ -19,7 +19,7 @@ from thanoproxy.engine.inference import predict
 from thanoproxy.engine.model import load_model
 from thanoproxy.engine.pieces import in_pieces
 from thanoproxy.engine.pixels import read_cropped
-from thanoproxy.errors import FileFailure, FileUnavailable, InvalidOption, UndefinedObject
+from thanoproxy.errors import DataError, FileFailure, FileUnavailable, InvalidOption, UndefinedObject
 from thanoproxy.images.loader import finish
 from thanoproxy.models.mobilenet import V2
 from thanoproxy.workers import jobs
@@ -67,6 +67,17 @@ def test_what_cannot_be_saved_is_not_trained(run_build: RunBuild, workshop: Work
     Path(folder.root).write_text("in the way")
     with pytest.raises(FileFailure, match="weights of the model cannot be written"):
         run_build([("gone.png", label) for _, label in pictures[1]])
+
+
+def test_weights_that_are_no_numbers_are_not_published(
+    run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows], weights_root: Path
+) -> None:
+    tensors = load((weights_root / "mobilenet_v2.safetensors").read_bytes())
+    tensors["features.18.0.weight"][0] = torch.inf
+    save_file(tensors, weights_root / "overflown.safetensors")
+    with pytest.raises(DataError, match="not finite numbers"):
+        run_build(pictures[1], weights="overflown.safetensors")
+    assert list(workshop.store.identities()) == []
 
 
 def test_from_scratch(run_build: RunBuild, workshop: Workshop, pictures: tuple[Path, Rows]) -> None:

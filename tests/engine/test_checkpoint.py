@@ -87,6 +87,16 @@ def test_writing_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
     assert not Path(half_written(str(tmp_path / "c"))).exists()
 
 
+def test_what_a_full_disk_has_taken_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(_: object, path: str) -> None:
+        Path(path).write_bytes(bytes(1000))
+        raise RuntimeError("unexpected pos")
+
+    monkeypatch.setattr(torch, "save", fill)
+    Checkpoint(str(tmp_path / "c")).save(lambda: {"number": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_does_not_end_the_training(tmp_path: Path) -> None:
     checkpoint = Checkpoint(str(tmp_path / "nowhere" / "c"))
     checkpoint.save(lambda: {"number": 1})

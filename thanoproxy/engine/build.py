@@ -29,7 +29,7 @@ from thanoproxy.engine.progress import Meter, Steps
 from thanoproxy.engine.ranks import Leader, StartRanks
 from thanoproxy.engine.shares import Alone, Ranks
 from thanoproxy.engine.training import Limits, Trainer
-from thanoproxy.errors import InvalidOption
+from thanoproxy.errors import DataError, InvalidOption
 from thanoproxy.images import Sources
 from thanoproxy.images.loader import LoaderThreads
 from thanoproxy.models import registry
@@ -157,6 +157,7 @@ def _train(
     yield meter.begin("saving")
     best = _best(stage.candidates)
     network.load_state_dict(best.state)
+    _require_numbers(network)
     used = _options_used(options, recipe, best, beginning)
     temperature, error = _calibrated(best.scores)
     metrics = {**_metrics(best, split, meter), "calibration_error": error}
@@ -221,6 +222,15 @@ def _recipe(architecture: Architecture, options: jobs.TrainOptions) -> Recipe:
     recipe = recipe.with_options(learning_rate=options.learning_rate, batch_size=options.batch_size)
     # Dropping paths needs time to pay; in one or two epochs it only costs.
     return recipe if options.epochs > 2 else replace(recipe, drop_path=0.0)
+
+
+def _require_numbers(network: nn.Module) -> None:
+    """Raises `DataError` for weights that overflowed: such a network says nothing of any image."""
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise DataError(
+            "the training diverged: the weights are not finite numbers any more",
+            hint="Use a smaller learning_rate, and see that the pretrained weights are sound.",
+        )
 
 
 def _best(candidates: list[Candidate]) -> Candidate:

@@ -58,6 +58,8 @@ class Checkpoint:
             os.replace(half_written(self._path), self._path)
         except (OSError, RuntimeError):  # torch has the one as well as the other for a full disk
             log.exception("a checkpoint cannot be written")
+            with contextlib.suppress(OSError):
+                os.unlink(half_written(self._path))  # others may need the room more
         ended = self._clock()
         self._next = ended + (ended - started) / SHARE
 
