@@ -12,6 +12,7 @@ import torch
 from tests.engine.conftest import Rows
 from thanoproxy.engine.dataset import Dataset
 from thanoproxy.engine.device import Device
+from thanoproxy.engine.interrupting import GoOn
 from thanoproxy.engine.progress import Meter
 from thanoproxy.engine.shares import Share
 from thanoproxy.engine.training import Trained, Trainer, rate_at
@@ -39,14 +40,14 @@ def finish(steps: Generator[object, None, Result]) -> tuple[Result, int]:
 
 @pytest.fixture
 def make_trainer(pictures: tuple[Path, Rows], spooled: Callable[[Rows], str], threads: LoaderThreads, device: Device) -> MakeTrainer:
-    def make(*, fresh: bool = True, **recipe: Any) -> Trainer:
+    def make(*, fresh: bool = True, go_on: GoOn | None = None, **recipe: Any) -> Trainer:
         preprocessing = Preprocessing(resize=32, crop=32)
         dataset = Dataset(Spool(spooled(pictures[1])), open_sources([str(pictures[0])]), threads, preprocessing, pixel_budget=1 << 20)
         list(dataset.scan(16))
         torch.manual_seed(0)
         network = V2.make(2, pretrained=not fresh)
         settings = V2.from_scratch.with_options(**{"learning_rate": None, "batch_size": 8, **recipe})
-        return Trainer(network, V2, settings, dataset, dataset.split(0.2, 0), device, fresh=fresh)
+        return Trainer(network, V2, settings, dataset, dataset.split(0.2, 0), device, fresh=fresh, go_on=go_on)
 
     return make
 

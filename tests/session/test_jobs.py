@@ -221,6 +221,7 @@ def test_a_build_that_waits_for_another_says_so(url: str, connection: Connection
     assert any(said == "queued" for _, said in heard)
 
 
+@pytest.mark.alone
 def test_when_it_will_be_done(url: str, observer: Connection) -> None:
     """The time that is left shrinks as time goes by."""
     long = BUILD.format("timed", "SELECT image, label FROM pictures").replace("epochs=1", "epochs=15, tune='full'")

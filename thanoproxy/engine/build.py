@@ -23,6 +23,7 @@ from thanoproxy.engine.dataset import Dataset, Split
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.first_stage import Candidate, Stage, class_weights, first_stage
 from thanoproxy.engine.head import Scores
+from thanoproxy.engine.interrupting import GoOn
 from thanoproxy.engine.model import save_model
 from thanoproxy.engine.orders import Training
 from thanoproxy.engine.progress import Meter, Steps
@@ -54,8 +55,10 @@ class Workshop:
     start_ranks: StartRanks | None = None
 
 
-def build(request: jobs.Build, workshop: Workshop) -> Steps:
+def build(request: jobs.Build, workshop: Workshop, go_on: GoOn | None = None) -> Steps:
     """Train what `request` asks for and save it.  Yields progress or None at each batch boundary; returns the `Built`.
+
+    `go_on` is called within a batch that takes long, and may raise to end it there.
 
     Raises `ThanoError`s: what is wrong with the options, the rows, an image, the weights or the places where results are kept.
     """
@@ -67,7 +70,7 @@ def build(request: jobs.Build, workshop: Workshop) -> Steps:
     checkpoint = Checkpoint(request.checkpoint)
     spool = Spool(request.spool)
     try:
-        return (yield from _train(request, options, beginning, spool, workshop, meter, checkpoint))
+        return (yield from _train(request, options, beginning, spool, workshop, meter, checkpoint, go_on))
     finally:
         spool.close()
         checkpoint.discard()
@@ -107,6 +110,7 @@ def _train(
     workshop: Workshop,
     meter: Meter,
     checkpoint: Checkpoint,
+    go_on: GoOn | None,
 ) -> Steps:
     architecture, preprocessing = beginning.architecture, beginning.preprocessing
     dataset = Dataset(spool, workshop.sources, workshop.threads, preprocessing, pixel_budget=workshop.pixel_budget, known=beginning.known)
@@ -135,6 +139,7 @@ def _train(
                 fresh=beginning.weights is None,
                 class_weights=weights,
                 ranks=ranks,
+                go_on=go_on,
             )
             if state is not None:
                 trainer.restore(state["trainer"])

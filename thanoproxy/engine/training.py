@@ -26,6 +26,7 @@ from thanoproxy.engine.device import Device, is_out_of_memory
 from thanoproxy.engine.draws import Draws
 from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.head import LOGITS, Scores, read, written
+from thanoproxy.engine.interrupting import GoOn, call_between_layers
 from thanoproxy.engine.lighter import lighter
 from thanoproxy.engine.progress import Meter, Step
 from thanoproxy.engine.shares import Alone, Ranks, Result, Share
@@ -71,6 +72,8 @@ class Trainer:
     `fresh` tells that the weights were drawn at random, so that batch norm has to learn its statistics; pretrained ones are
     kept, since the batches of a short fine-tune are a poor sample.
 
+    `go_on` may raise in the middle of a batch, where that is long: it is called between layers on a CPU.
+
     `state` is all that it needs to go on after an epoch, and `restore` takes it over, before `run`.
     """
 
@@ -86,6 +89,7 @@ class Trainer:
         fresh: bool,
         class_weights: torch.Tensor | None = None,
         ranks: Ranks | None = None,
+        go_on: GoOn | None = None,
     ) -> None:
         self.network = network
         self.architecture = architecture
@@ -104,6 +108,8 @@ class Trainer:
         network.to(device.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # On a GPU, where it is not measured yet, the network learns as it is.
         self._learning = network if device.is_cuda else lighter(network, keeps_statistics=not fresh)
+        if go_on is not None and not device.is_cuda:
+            call_between_layers(self._learning, go_on)
         self._draws = Draws(self._learning)
         self.optimizer = self._optimizer()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]

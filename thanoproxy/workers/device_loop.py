@@ -209,8 +209,7 @@ class DeviceLoop:
 
     def _transfer(self, task: _Task, request: jobs.Export | jobs.Upload) -> None:
         def go_on() -> None:
-            if self._tasks.get(task.key) is not task:
-                raise Canceled("canceling statement due to user request")
+            self._go_on(task)
 
         try:
             go_on()
@@ -328,7 +327,7 @@ class DeviceLoop:
         request = task.request
         assert isinstance(request, jobs.Build), "only builds are queued here"
         if task.steps is None:
-            task.steps = build(request, self._workshop)
+            task.steps = build(request, self._workshop, lambda: self._go_on(task))
         if self._tasks.get(task.key) is not task:  # canceled
             self._end_build(task)
             return
@@ -378,6 +377,10 @@ class DeviceLoop:
     def _task_of(self, chunk: Chunk) -> _Task | None:
         task = self._tasks.get(chunk.prediction.key)
         return task if task is not None and task.prediction is chunk.prediction else None
+
+    def _go_on(self, task: _Task) -> None:
+        if self._tasks.get(task.key) is not task:
+            raise Canceled("canceling statement due to user request")
 
     def _finish(self, task: _Task, answer: jobs.Reply) -> None:
         if self._tasks.pop(task.key, None) is not None:
