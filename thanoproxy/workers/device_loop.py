@@ -25,14 +25,14 @@ import torch
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.engine.build import build
 from thanoproxy.engine.compiling import Compiler
-from thanoproxy.engine.device import Device, choose
+from thanoproxy.engine.device import Device, choose, is_out_of_memory
 from thanoproxy.engine.exporting import export_model
 from thanoproxy.engine.inference import Predictor, Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
 from thanoproxy.engine.uploading import upload_model
-from thanoproxy.errors import Canceled, InternalError, ThanoError, TooManyRequests
+from thanoproxy.errors import Canceled, DeviceOutOfMemory, InternalError, ThanoError, TooManyRequests
 from thanoproxy.images import open_sources
 from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
@@ -391,7 +391,9 @@ class DeviceLoop:
             task.reply(answer)
 
     def _fail(self, task: _Task, error: Exception) -> None:
-        if not isinstance(error, ThanoError):
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            error = DeviceOutOfMemory("there is too little memory on the device", detail=str(error))
+        elif not isinstance(error, ThanoError):
             log.error("job %s failed", task.key[1], exc_info=error)
             error = InternalError("the worker failed", detail=f"{type(error).__name__}: {error}")
         self._finish(task, _failed(task.key[1], error))
