@@ -90,7 +90,7 @@ class DeviceLoop:
         self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
-        self._model_loader = LoaderThreads(1, self._begin_loading)
+        self._model_loader = LoaderThreads(1, self.device.enter_aside)
         self._cache = PredictionCache(settings.prediction_cache)
         self._recaller = LoaderThreads(1, _one_core)
         self._residency = Residency(store, self.device, settings.model_memory)
@@ -183,11 +183,6 @@ class DeviceLoop:
             self._changed.notify()
 
     # On the model loader's thread.
-
-    def _begin_loading(self) -> None:
-        _one_core()
-        # Each of a model's 200 tensors would wait for all batches that it finds on the device's thread's stream.
-        self.device.enter_aside()
 
     def _load(self, task: _Task, request: jobs.Predict | jobs.Load) -> None:
         if self._tasks.get(task.key) is not task:
