@@ -101,8 +101,9 @@ class Compiler:
         if network is None:
             if len(self._networks) >= MOST:
                 return None
-            network = self._networks[key] = _Network(model.architecture.name)
-            self._orders.put((network, model, pixels.clone()))
+            order = (_Network(model.architecture.name), model, pixels.clone())
+            network = self._networks[key] = order[0]
+            self._orders.put(order)
         recorded = network.recorded.get(size)
         if recorded is None or not network.may_hold(model):
             return None

@@ -54,11 +54,13 @@ class Device:
             torch.cuda.set_device(self.device)
 
     def enter_aside(self) -> None:
-        """The same, with a stream of the thread's own, for the rest of its life: what it brings there waits for no batch.
+        """The same for a thread that brings models there: with one core, and a stream of its own.
 
-        Whoever else is to use what is there then has to wait: see `settle`.
+        On the stream of the batches each of a model's 200 tensors would wait for those that were launched before.  Whoever uses on another
+        stream what was brought on this one has to wait for it: see `settle`.
         """
         self.enter()
+        torch.set_num_threads(1)
         if self.is_cuda:
             torch.cuda.set_stream(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 

@@ -7,8 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from thanoproxy.engine.device import Device
+from thanoproxy.engine.device import Device, is_out_of_memory
 from thanoproxy.engine.rewrites import rewritten
+from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.architecture import Architecture
 from thanoproxy.models.preprocessing import Preprocessing, normalize
 
@@ -23,6 +24,7 @@ class Frozen:
 
     def __init__(self, network: nn.Module, architecture: Architecture, preprocessing: Preprocessing, device: Device) -> None:
         self._architecture = architecture
+        self._device = device
         self._dtype = device.number_format(architecture.half)
         copied = copy.deepcopy(network)
         head = architecture.head(copied)
@@ -31,8 +33,21 @@ class Frozen:
 
     @torch.no_grad()
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (n, 3, crop, crop) on the device -> float32 (n, features)."""
-        return self._architecture.features(self._network, normalize(pixels, self._preprocessing, self._dtype)).float()
+        """uint8 (n, 3, crop, crop) on the device -> float32 (n, features).
+
+        What does not fit into its memory is halved until it does.  Raises `DeviceOutOfMemory` if one image does not.
+        """
+        try:
+            return self._architecture.features(self._network, normalize(pixels, self._preprocessing, self._dtype)).float()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(pixels) == 1:
+                raise DeviceOutOfMemory("not even one image fits into the device's memory", detail=str(error)) from None
+        # Outside of the handler, whose traceback keeps the failed attempt's tensors alive.
+        self._device.release()
+        half = len(pixels) // 2
+        return torch.cat([self.features(pixels[:half]), self.features(pixels[half:])])
 
     @torch.no_grad()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:

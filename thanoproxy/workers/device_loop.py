@@ -24,14 +24,14 @@ import torch
 from thanoproxy.catalog.artifacts import open_store
 from thanoproxy.engine.build import build
 from thanoproxy.engine.compiling import Compiler
-from thanoproxy.engine.device import Device, choose
+from thanoproxy.engine.device import Device, choose, is_out_of_memory
 from thanoproxy.engine.exporting import export_model
 from thanoproxy.engine.inference import Predictor, Vectors
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.progress import Step
 from thanoproxy.engine.residency import Residency
 from thanoproxy.engine.uploading import upload_model
-from thanoproxy.errors import Canceled, InternalError, ThanoError, TooManyRequests
+from thanoproxy.errors import Canceled, DeviceOutOfMemory, InternalError, ThanoError, TooManyRequests
 from thanoproxy.images import open_sources
 from thanoproxy.images.beneath import Roots
 from thanoproxy.images.loader import LoaderThreads
@@ -86,7 +86,8 @@ class DeviceLoop:
         self._files = Roots(settings.file_roots)
         sources = self._sources = open_sources(settings.image_roots, settings.remote_images)
         self._loaders = loaders_for(settings, self.device, _one_core)
-        begins = {"model loader": self._begin_loading, "model checker": self._begin_loading, "transfer": _one_core, "recaller": _one_core}
+        aside = self.device.enter_aside
+        begins = {"model loader": aside, "model checker": aside, "transfer": _one_core, "recaller": _one_core}
         self._helpers = {name: LoaderThreads(1, begin) for name, begin in begins.items()}
         self._cache = PredictionCache(settings.prediction_cache)
         self._residency = Residency(store, self.device, settings.model_memory)
@@ -184,11 +185,6 @@ class DeviceLoop:
             self._changed.notify()
 
     # On the threads for models: that which loads them, that which looks whether those that are loaded are still good, that for transfers.
-
-    def _begin_loading(self) -> None:
-        _one_core()
-        # Each of a model's 200 tensors would wait for all batches that it finds on the device's thread's stream.
-        self.device.enter_aside()
 
     def _load(self, task: _Task, request: jobs.Predict | jobs.Load) -> None:
         if self._tasks.get(task.key) is not task:
@@ -387,7 +383,9 @@ class DeviceLoop:
             task.reply(answer)
 
     def _fail(self, task: _Task, error: Exception) -> None:
-        if not isinstance(error, ThanoError):
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            error = DeviceOutOfMemory("there is too little memory on the device", detail=str(error))
+        elif not isinstance(error, ThanoError):
             log.error("job %s failed", task.key[1], exc_info=error)
             error = InternalError("the worker failed", detail=f"{type(error).__name__}: {error}")
         self._finish(task, _failed(task.key[1], error))
