@@ -25,7 +25,7 @@ def call_between_layers(network: nn.Module, go_on: GoOn) -> None:
     def forwards(_: nn.Module, __: object, output: object) -> None:
         go_on()
         if isinstance(output, torch.Tensor) and output.requires_grad:
-            output.register_hook(backwards)
+            output.register_hook(backwards)  # type: ignore[no-untyped-call]
 
     for module in network.modules():
         if next(module.children(), None) is None:
