@@ -76,3 +76,4 @@ def test_a_full_disk_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileFailure, match="No space left on device") as problem:
         kept.add(torch.zeros(4, WIDTH), torch.zeros(4, dtype=torch.int64))
     assert "TMPDIR" in str(problem.value.hint)
+    kept.close()

@@ -110,20 +110,20 @@ async def test_a_worker_killed_again_and_again_is_a_clean_error(
         return {*local.pids, *([] if cell is None else [cell.child.pid])}
 
     async def kill() -> None:
-        killed: set[int] = set()
-        while len(killed) < 3:
-            for pid in workers() - killed:
-                await asyncio.sleep(0.2)
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
+        seen: set[int] = set()
+        while True:
+            for pid in workers() - seen:
+                os.kill(pid, signal.SIGSTOP)  # so that it has not answered when it is killed
+                asyncio.get_running_loop().call_later(0.2, os.kill, pid, signal.SIGKILL)
+                seen.add(pid)
             await asyncio.sleep(0.01)
 
-    for pid in local.pids:
-        os.kill(pid, signal.SIGSTOP)  # so that it has not answered when it is killed
     killing = asyncio.create_task(kill())
+    await asyncio.sleep(0)
     with pytest.raises(WorkerFailure):
         await local.predict(jobs.Predict("p", artifact, [image for image, _ in rows]))
-    await killing
+    killing.cancel()
+    await asyncio.sleep(0.2)
 
 
 async def test_closing_ends_the_processes_and_removes_the_folder(settings: WorkerSettings) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.workers.conftest import Rows, build
-from thanoproxy.workers import jobs, memory
+from thanoproxy.workers import device_loop, jobs
 from thanoproxy.workers.inline import InlinePool
+from thanoproxy.workers.memory import KeptMemory
 from thanoproxy.workers.settings import WorkerSettings
 
 
@@ -18,8 +19,7 @@ async def test_it_is_kept_for_the_next_one_and_then_given_back(
     settings: WorkerSettings, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[float] = []
-    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: given.append(time.monotonic()))
-    monkeypatch.setattr(memory, "KEEP_MEMORY", 2.0)
+    monkeypatch.setattr(device_loop, "KeptMemory", lambda: KeptMemory(2.0, lambda: given.append(time.monotonic())))
     pool = InlinePool(settings)
     await pool.start()
     try:

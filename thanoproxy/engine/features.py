@@ -6,6 +6,7 @@ there is room for.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -63,7 +64,8 @@ class Features:
         """Let go of it all; tables of a file are of no use afterwards."""
         self._held.clear()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what did not fit is written once more
+                self._file.close()
 
     def _spill(self) -> None:
         try:

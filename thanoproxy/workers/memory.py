@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import time
+from collections.abc import Callable
 
 __all__ = ["KEEP_MEMORY", "KeptMemory", "give_back_freed_memory", "keep_freed_memory"]
 
@@ -37,14 +38,16 @@ def give_back_freed_memory() -> None:
 
 
 class KeptMemory:
-    """What BUILDs have freed, for the next one, until `KEEP_MEMORY` seconds after the last."""
+    """What BUILDs have freed, for the next one, until `seconds` after the last; then `give_back` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = KEEP_MEMORY, give_back: Callable[[], None] = give_back_freed_memory) -> None:
+        self._seconds = seconds
+        self._give_back = give_back
         self._until: float | None = None
 
     def freed(self) -> None:
         """A BUILD is over."""
-        self._until = time.monotonic() + KEEP_MEMORY
+        self._until = time.monotonic() + self._seconds
 
     def left(self) -> float | None:
         """For how many seconds more it is kept, None where there is none; with the last of them it is given back."""
@@ -54,5 +57,5 @@ class KeptMemory:
         if left > 0:
             return left
         self._until = None
-        give_back_freed_memory()
+        self._give_back()
         return None
