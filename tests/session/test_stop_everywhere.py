@@ -25,6 +25,7 @@ from tests.session.test_stopping import wait_for
 from thanoproxy.engine import build, exporting, first_stage, uploading
 from thanoproxy.engine.frozen import Frozen
 from thanoproxy.engine.training import Trainer
+from thanoproxy.workers.inline import InlinePool
 
 pytestmark = pytest.mark.alone
 
@@ -143,6 +144,14 @@ def attended(proxy: Proxy) -> int:
     return asyncio.run_coroutine_threadsafe(count(), proxy.loop).result(10)
 
 
+def at_work(proxy: Proxy) -> bool:
+    """Whether the worker does anything, on any of its threads."""
+    pool = proxy.server.pool
+    assert isinstance(pool, InlinePool)
+    assert pool._device_loop is not None
+    return bool(pool._device_loop._builds or pool._device_loop._at_work())
+
+
 def canceled(running: Running, observer: Connection) -> tuple[str, ...]:
     running.connection.cancel_safe()
     return ("57014",)
@@ -195,7 +204,7 @@ def test_stop(
     rest = at + SECONDS - time.monotonic()
     wait_for(observer, f"SELECT count(*) FROM pg_stat_activity WHERE pid = {running.pid} AND state <> 'idle'", 0, seconds=rest)
     with psycopg.connect(url) as other:
-        assert len(fetched(other, "PREDICT USING colours AS SELECT image FROM pictures LIMIT 1")) == 1
+        assert len(fetched(other, "PREDICT USING colours OPTIONS (cache=false) AS SELECT image FROM pictures LIMIT 1")) == 1
     if case.job:
         wait_for(observer, "SELECT state FROM thanosql.jobs", "canceled", seconds=rest)
         [(code, why)] = fetched(observer, "SELECT sqlstate, error FROM thanosql.jobs")
@@ -211,6 +220,9 @@ def test_stop(
     while left := [*files.glob(".tmp*"), *(file for file in spool.iterdir() if file.name != "owner")]:
         assert time.monotonic() - at < SECONDS + 1.5, left
         time.sleep(0.05)
+    while at_work(proxy):
+        assert time.monotonic() - at < SECONDS + 1.5, "the worker goes on with it"
+        time.sleep(0.02)
     while attended(proxy):
         assert time.monotonic() - at < SECONDS + 1.5, "the session's task waits for a server that is gone"
         time.sleep(0.05)
