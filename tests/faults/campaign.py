@@ -131,9 +131,9 @@ class Campaign:
 
     def _goes_on(self, after: str) -> None:
         """The next statement works, on a new connection."""
-        self.cluster.keep_running()
         next_one, end = Interactive(), time.monotonic() + PATIENCE
         while True:
+            self.cluster.keep_running()  # a process that was killed a moment ago may still be there
             try:
                 with psycopg.connect(self.cluster.url, autocommit=True, connect_timeout=30) as connection:
                     rows = connection.execute(next_one.text).fetchall()  # type: ignore[arg-type]
