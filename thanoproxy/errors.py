@@ -9,7 +9,8 @@ The codes are PostgreSQL's own (https://www.postgresql.org/docs/18/errcodes-appe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Self
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "WorkerFailure",
     "WrongObjectType",
     "WrongType",
+    "writing",
 ]
 
 
@@ -308,6 +310,15 @@ class FileFailure(ThanoError):
     """58030: a file that cannot be written, or an image that does not arrive."""
 
     sqlstate = "58030"
+
+
+@contextmanager
+def writing(what: str, *, detail: str | None = None, hint: str | None = None) -> Iterator[None]:
+    """Raises `FileFailure` where the block fails to write a file: `what` it was that cannot be kept, and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise FileFailure(f"{what}: {error.strerror}", detail=detail, hint=hint) from error
 
 
 class DuplicateFile(ThanoError):

@@ -21,12 +21,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from thanoproxy.errors import ArtifactCorrupt, ConfigurationError, FileFailure
+from thanoproxy.errors import ArtifactCorrupt, ConfigurationError, writing
 
 __all__ = ["ArtifactStore", "Files", "Folder", "Manifest", "Saved", "open_store"]
 
@@ -197,7 +198,7 @@ class ArtifactStore:
         )
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         identity = hashlib.sha256(text).hexdigest()
-        with _written():
+        with _writing():
             # Written even where a file of that name is there: it may be damaged, and this heals it.
             self.files.put(_weights_key(digest), weights)
             self.files.put(_manifest_key(identity), text)
@@ -207,7 +208,7 @@ class ArtifactStore:
 
     def try_out(self) -> None:
         """Raises `FileFailure` where nothing could be saved, which is better known before a training than after it."""
-        with _written():
+        with _writing():
             self.files.try_out()
 
     def manifest(self, identity: str) -> Manifest:
@@ -306,15 +307,11 @@ def _require_identity(identity: str) -> None:
         raise ArtifactCorrupt(f"{identity[:80]!r} is no artifact id")
 
 
-@contextlib.contextmanager
-def _written() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileFailure(
-            f"the weights of the model cannot be written: {error.strerror}",
-            hint="They go where the setting artifacts.url says: see that there is room, and that the proxy may write there.",
-        ) from error
+def _writing() -> AbstractContextManager[None]:
+    return writing(
+        "the weights of the model cannot be written",
+        hint="They go where the setting artifacts.url says: see that there is room, and that the proxy may write there.",
+    )
 
 
 def _corrupt(identity: str, why: str) -> ArtifactCorrupt:

@@ -15,20 +15,24 @@ from thanoproxy.address import WEAK_MODES, parse_url
 from thanoproxy.errors import UpstreamUnavailable
 from thanoproxy.tls.upstream import upstream_tls
 
-__all__ = ["Connection", "connect", "open_connection", "stranger"]
+__all__ = ["OWNERS", "Connection", "connect", "open_connection", "stranger"]
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # Unqualified names mean PostgreSQL's own objects, whatever users make in public or in temporary schemas.
 SETTINGS = {"application_name": "thanoproxy", "search_path": "pg_catalog, pg_temp"}
 OWNERS = """
-SELECT r.rolname::text FROM (
-    SELECT nspowner FROM pg_namespace WHERE nspname = 'thanosql'
-    UNION ALL SELECT relowner FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'thanosql')
-    UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'thanosql')
-) AS part (owner) JOIN pg_roles r ON r.oid = part.owner
-WHERE NOT r.rolsuper AND r.rolname <> current_user LIMIT 1
+SELECT DISTINCT r.rolname::pg_catalog.text AS owner FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL (
+    SELECT n.nspowner
+    UNION ALL SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid
+    UNION ALL SELECT p.proowner FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid
+) AS part (owner) JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) part.owner
+WHERE n.nspname OPERATOR(pg_catalog.=) 'thanosql'::pg_catalog.name AND NOT r.rolsuper
 """
+"""The roles that own something in schema thanosql and are no superusers.  It touches nothing in there, and means the same whatever
+search_path there is, so that it may be asked in a client's session, too."""
+
+STRANGER = f"SELECT owner FROM ({OWNERS}) AS found WHERE owner <> current_user LIMIT 1"  # noqa: S608 - all of it is ours
 CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
 
@@ -60,7 +64,7 @@ async def stranger(connection: Connection) -> str | None:
     Whoever owns our tables could hang a trigger on them, which would then run with our rights; so this is asked before anything
     else of that schema, from the system catalogues alone.
     """
-    owner: str | None = await connection.fetchval(OWNERS)
+    owner: str | None = await connection.fetchval(STRANGER)
     return owner
 
 

@@ -20,7 +20,6 @@ from thanoproxy.errors import InternalError, NotInstalled, ThanoError
 
 __all__ = [
     "GATE",
-    "catalogue_owners",
     "describe_model",
     "drop_model",
     "drop_version",
@@ -86,17 +85,6 @@ LISTED = (
 # SQLSTATE and what the message names, where the schema is missing: 42P01 undefined_table, 3F000 invalid_schema_name, 42883
 # undefined_function.
 MISSING = {"42P01", "3F000", "42883"}
-
-
-def catalogue_owners() -> str:
-    """A query for the roles that own something in schema thanosql and are no superusers; it touches nothing in there."""
-    return (
-        "SELECT DISTINCT r.rolname::pg_catalog.text FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL (SELECT n.nspowner "
-        "UNION ALL SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.relnamespace OPERATOR(pg_catalog.=) n.oid "
-        "UNION ALL SELECT p.proowner FROM pg_catalog.pg_proc p WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid) o (owner) "
-        "JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) o.owner "
-        "WHERE n.nspname OPERATOR(pg_catalog.=) 'thanosql'::pg_catalog.name AND NOT r.rolsuper"
-    )
 
 
 def find_model(name: str, version: int | None = None, more: str = "") -> str:

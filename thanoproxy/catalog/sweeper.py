@@ -41,10 +41,11 @@ class Sweeper:
             try:
                 if not registered:
                     await register(self._url, self._store)
-                    await asyncio.to_thread(self._store.files.sweep_temporary)
                     registered = True
                 if self._keep:
                     await self._sweep()
+                else:
+                    await asyncio.to_thread(self._store.files.sweep_temporary)
             except Exception as error:  # whatever it is, serving goes on
                 log.warning("artifacts: %s", str(error) or type(error).__name__)
             await asyncio.sleep(min(OFTEN, self._keep / 2) if registered else AGAIN)

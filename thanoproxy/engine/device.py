@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from thanoproxy.errors import ConfigurationError
+from thanoproxy.errors import ConfigurationError, DeviceOutOfMemory
 
-__all__ = ["Device", "choose", "cores", "is_out_of_memory"]
+__all__ = ["Device", "choose", "cores", "in_halves", "is_out_of_memory"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,27 @@ def cores() -> int:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether `error` says that a tensor, or a library of CUDA's, found no memory; only the former has a class of its own, on CUDA."""
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+Images = TypeVar("Images", torch.Tensor, Sequence[torch.Tensor])
+
+
+def in_halves(device: Device, compute: Callable[[Images], torch.Tensor], images: Images) -> torch.Tensor:
+    """What `compute` makes of `images`, (n, …); what does not fit into the device's memory is halved until it does.
+
+    Raises `DeviceOutOfMemory` if one image does not.
+    """
+    try:
+        return compute(images)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(images) == 1:
+            raise DeviceOutOfMemory("not even one image fits into the device's memory", detail=str(error)) from None
+    # Outside of the handler, whose traceback keeps the failed attempt's tensors alive.
+    device.release()
+    half = len(images) // 2
+    return torch.cat([in_halves(device, compute, images[:half]), in_halves(device, compute, images[half:])])
 
 
 _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")

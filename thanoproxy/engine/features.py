@@ -16,7 +16,8 @@ import torch
 
 from thanoproxy.engine.device import Device
 from thanoproxy.engine.head import Examples, Table
-from thanoproxy.errors import FileFailure
+from thanoproxy.errors import writing
+from thanoproxy.workers.spool import MAKE_ROOM
 
 __all__ = ["Features"]
 
@@ -68,18 +69,13 @@ class Features:
                 self._file.close()
 
     def _spill(self) -> None:
-        try:
+        detail = f"There are too many for memory: {4 * self._width} bytes for a row go to a file in {tempfile.gettempdir()}."
+        with writing("the features of the images cannot be kept", detail=detail, hint=MAKE_ROOM):
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="thanoproxy-features-")  # noqa: SIM115 - closed by `close`; it has no name
             for features in self._held:
                 self._file.write(features.cpu().contiguous().numpy().data)
             self._file.flush()
-        except OSError as error:
-            raise FileFailure(
-                f"the features of the images cannot be kept: {error.strerror}",
-                detail=f"There are too many for memory: {4 * self._width} bytes for a row go to a file in {tempfile.gettempdir()}.",
-                hint="Make room there, or start the proxy with another TMPDIR.",
-            ) from error
         self._held.clear()
 
 

@@ -7,9 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from thanoproxy.engine.device import Device, is_out_of_memory
+from thanoproxy.engine.device import Device, in_halves
 from thanoproxy.engine.rewrites import rewritten
-from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.architecture import Architecture
 from thanoproxy.models.preprocessing import Preprocessing, normalize
 
@@ -37,17 +36,10 @@ class Frozen:
 
         What does not fit into its memory is halved until it does.  Raises `DeviceOutOfMemory` if one image does not.
         """
-        try:
-            return self._architecture.features(self._network, normalize(pixels, self._preprocessing, self._dtype)).float()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(pixels) == 1:
-                raise DeviceOutOfMemory("not even one image fits into the device's memory", detail=str(error)) from None
-        # Outside of the handler, whose traceback keeps the failed attempt's tensors alive.
-        self._device.release()
-        half = len(pixels) // 2
-        return torch.cat([self.features(pixels[:half]), self.features(pixels[half:])])
+        return in_halves(self._device, self._features, pixels)
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._architecture.features(self._network, normalize(pixels, self._preprocessing, self._dtype)).float()
 
     @torch.no_grad()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:

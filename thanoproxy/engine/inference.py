@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from thanoproxy.engine.compiling import Compiler
-from thanoproxy.engine.device import Device, is_out_of_memory
+from thanoproxy.engine.device import Device, in_halves
 from thanoproxy.engine.model import Model
 from thanoproxy.engine.ranking import Ranked, rank
 from thanoproxy.engine.staging import Mark, open_staging
-from thanoproxy.errors import DeviceOutOfMemory
 from thanoproxy.models.preprocessing import normalize
 from thanoproxy.workers import jobs
 
@@ -48,27 +48,17 @@ class Predictor:
 
         A batch that does not fit into the device's memory is halved until it does.  Raises `DeviceOutOfMemory` if one image does not.
         """
-        features = self._features(parts[0].model, images)
+        features = in_halves(self._device, partial(self._features, parts[0].model), images)
         slices = features.split_with_sizes([part.images for part in parts])
         found = [self._vectors(part, own) for part, own in zip(parts, slices, strict=True)]
         return Launched(parts, found, self._staging.mark())
 
     def _features(self, model: Model, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        try:
-            with self._staging.on_device(images) as pixels:
-                compiled = None if self._compiler is None else self._compiler.features(model, pixels)
-                if compiled is not None:
-                    return compiled
-                return model.features(normalize(pixels, model.preprocessing, model.dtype))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(images) == 1:
-                raise DeviceOutOfMemory("not even one image fits into the device's memory", detail=str(error)) from None
-        # Outside of the handler, whose traceback keeps the failed attempt's tensors alive.
-        self._device.release()
-        half = len(images) // 2
-        return torch.cat([self._features(model, images[:half]), self._features(model, images[half:])])
+        with self._staging.on_device(images) as pixels:
+            compiled = None if self._compiler is None else self._compiler.features(model, pixels)
+            if compiled is not None:
+                return compiled
+            return model.features(normalize(pixels, model.preprocessing, model.dtype))
 
     def _vectors(self, part: Part, features: torch.Tensor) -> dict[jobs.Vector, torch.Tensor]:
         """(n, …) float32 each, on the CPU once the batch is done."""

@@ -227,7 +227,7 @@ class Attendant:
             written = await self._query_text(frame)
             text = await self._expanded(written)
             parts = await self._recognised(text)
-            if parts is not None and self.exchange.pipeline.status != _FAILED:
+            if parts is not None:
                 await check_catalogue(self)
             await refuse_by_name(self, text)
             refuse_together(parts or ())
@@ -316,8 +316,7 @@ class Attendant:
             await refuse_by_name(self, text)
             self._forward(frame, _set(self.statements, parse.name, None))
             return
-        if self.exchange.pipeline.status != _FAILED:
-            await check_catalogue(self)
+        await check_catalogue(self)
         if isinstance(parts[0].shape, Prepare):
             raise FeatureNotSupported("PREPARE of a PREDICT must be sent as a simple query", hint="Drivers prepare it without PREPARE.")
         if len(parts) > 1 or parts[0].shape is None:

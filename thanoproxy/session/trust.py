@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thanoproxy.catalog import store
+from thanoproxy.catalog.connection import OWNERS
 from thanoproxy.errors import InsufficientPrivilege
 
 if TYPE_CHECKING:
@@ -18,13 +18,15 @@ __all__ = ["check_catalogue"]
 
 
 async def check_catalogue(attendant: Attendant) -> None:
-    """Raises `InsufficientPrivilege` where the schema is neither our role's nor a superuser's."""
+    """Raises `InsufficientPrivilege` where the schema is neither our role's nor a superuser's.  In a failed transaction nothing runs."""
+    if attendant.exchange.pipeline.status == ord("E"):
+        return
     names = attendant.reader.names
     await names.known()
     if names.catalogue:
         return
     async with attendant.aside():
-        owners = {row[0] for row in await attendant.exchange.ask(store.catalogue_owners())} - {attendant.services.role}
+        owners = {row[0] for row in await attendant.exchange.ask(OWNERS)} - {attendant.services.role}
     if owners:
         raise InsufficientPrivilege(
             f'schema thanosql of database "{attendant.identity.database}" is not the proxy\'s',

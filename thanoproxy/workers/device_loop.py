@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -204,13 +205,10 @@ class DeviceLoop:
                 self._finish(task, jobs.Loaded(request.job, model.classes, self.device.predict_batch))
 
     def _transfer(self, task: _Task, request: jobs.Export | jobs.Upload) -> None:
-        def go_on() -> None:
-            self._go_on(task)
-
         try:
-            go_on()
+            self._go_on(task)
             work: Any = export_model if isinstance(request, jobs.Export) else upload_model
-            answer = work(self._store, self._files, request, go_on)
+            answer = work(self._store, self._files, request, partial(self._go_on, task))
         except Exception as error:  # whatever it is, it is this request's answer
             self._fail(task, error)
         else:
@@ -323,7 +321,7 @@ class DeviceLoop:
         request = task.request
         assert isinstance(request, jobs.Build), "only builds are queued here"
         if task.steps is None:
-            task.steps = build(request, self._workshop, lambda: self._go_on(task))
+            task.steps = build(request, self._workshop, partial(self._go_on, task))
         if self._tasks.get(task.key) is not task:  # canceled
             self._end_build(task)
             return

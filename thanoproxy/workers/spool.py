@@ -14,18 +14,22 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from thanoproxy.errors import FileFailure, InternalError
+from thanoproxy.errors import InternalError, writing
 from thanoproxy.workers.jobs import Image
 
-__all__ = ["Row", "Spool", "SpoolWriter", "half_written"]
+__all__ = ["MAKE_ROOM", "Row", "Spool", "SpoolWriter", "half_written"]
 
 BUFFER = 1024 * 1024
 PREFIX = "thanoproxy-spool-"
+
+MAKE_ROOM = "Make room there, or start the proxy with another TMPDIR."
+"""A hint for what does not fit into the folder for temporary files."""
 
 
 class Row(NamedTuple):
@@ -59,7 +63,7 @@ class SpoolWriter:
     """
 
     def __init__(self, directory: str | None = None) -> None:
-        with _told(directory or tempfile.gettempdir()):
+        with _writing(directory or tempfile.gettempdir()):
             descriptor, self.path = tempfile.mkstemp(prefix=PREFIX, dir=directory)
         self._file = os.fdopen(descriptor, "wb", buffering=BUFFER)
         self.checkpoint = self.path + ".checkpoint"
@@ -69,7 +73,7 @@ class SpoolWriter:
     def add(self, image: Image, label: str) -> None:
         """Append one row."""
         record = _encode((image, label))
-        with _told(self.path):
+        with _writing(self.path):
             self._file.write(len(record).to_bytes(4, "big"))
             self._file.write(record)
         self.rows += 1
@@ -77,7 +81,7 @@ class SpoolWriter:
 
     def finish(self) -> None:
         """All rows are in: write the end mark and close the file."""
-        with _told(self.path):
+        with _writing(self.path):
             self._file.write(bytes(4))
             self._file.close()
 
@@ -97,16 +101,9 @@ class SpoolWriter:
         self.discard()
 
 
-@contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileFailure(
-            f"the rows of the query cannot be kept: {error.strerror}",
-            detail=f"They are written to {path} until the statement is over.",
-            hint="Make room there, or start the proxy with another TMPDIR.",
-        ) from error
+def _writing(path: str) -> AbstractContextManager[None]:
+    detail = f"They are written to {path} until the statement is over."
+    return writing("the rows of the query cannot be kept", detail=detail, hint=MAKE_ROOM)
 
 
 class Spool:
